@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT */
+/* nvllm/sampler.h - logits to tokens. */
+#ifndef NVLLM_SAMPLER_H
+#define NVLLM_SAMPLER_H
+
+#include "comm.h"
+#include "device.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct nvllm_sampler;
+
+/* Parameters a sampler may take. A request that sets one (to anything but the value
+ * that does nothing) which the chosen sampler does not list in `takes` is refused. */
+#define NVLLM_TAKES_TEMPERATURE (1ull << 0)
+#define NVLLM_TAKES_TOP_K       (1ull << 1)
+#define NVLLM_TAKES_TOP_P       (1ull << 2)
+#define NVLLM_TAKES_MIN_P       (1ull << 3)
+#define NVLLM_TAKES_TYPICAL_P   (1ull << 4)
+#define NVLLM_TAKES_REPETITION  (1ull << 5)
+#define NVLLM_TAKES_PRESENCE    (1ull << 6)
+#define NVLLM_TAKES_FREQUENCY   (1ull << 7)
+#define NVLLM_TAKES_SEED        (1ull << 8)
+
+/* One row's wishes for this step. Frozen. Lies in device memory at a fixed address,
+ * or in host memory for a sampler with NVLLM_SAMPLER_HOST. */
+struct nvllm_sample_row {
+	double temperature;   /* 0 = greedy: the largest logit, ties to the lowest id */
+	double top_p;         /* (0, 1]; 1 = off */
+	double min_p;         /* [0, 1]; 0 = off */
+	double typical_p;     /* (0, 1]; 1 = off */
+	double repetition;    /* > 0; 1 = off */
+	double presence;      /* 0 = off */
+	double frequency;     /* 0 = off */
+	int64_t top_k;        /* 0 = off */
+	uint64_t seed;        /* with choice and position, names the random number: runs repeat */
+	uint64_t position;    /* of the token to be drawn, counted from the prompt's first */
+	int32_t choice;       /* which of n answers to the request; 0 = the first */
+	int32_t slot;         /* sequence slot; -1 = padding: write token 0 */
+	const int32_t *tokens; /* prompt, then output so far; for penalties; may be NULL */
+	int32_t n_prompt, n_tokens; /* of tokens */
+	const void *params;   /* the sampler's own per-request parameters, NULL = none */
+};
+
+#define NVLLM_SAMPLER_HOST (1ull << 0) /* runs on the CPU: wants logits and rows in host memory */
+
+/* What create() is told. Owned by the core, valid as long as the instance. */
+struct nvllm_sampler_env {
+	uint32_t size;
+	int32_t max_rows;                    /* most rows in one call */
+	const struct nvllm_device_ref *dev;
+	int64_t vocab;                       /* of the whole model */
+	int64_t vocab_first, vocab_n;        /* the columns of logits this rank holds */
+	const struct nvllm_comm_vt *comm_vt; /* NULL at world 1; else exchange (max, sum, arg) */
+	struct nvllm_comm *comm;             /* per row, never logits */
+	int64_t workspace_bytes;             /* out: device scratch it wants, allocated by the core */
+};
+
+struct nvllm_sampler_vt {
+	uint32_t size;
+	uint32_t reserved;  /* 0 */
+	uint64_t need;      /* NVLLM_DEV_* that the device must have */
+	uint64_t flags;     /* NVLLM_SAMPLER_* */
+	uint64_t takes;     /* NVLLM_TAKES_* */
+	/* [setup] May set env->workspace_bytes. */
+	int  (*create)(const struct nvllm_host *, struct nvllm_sampler_env *env,
+		const void *conf, struct nvllm_sampler **out);
+	/* [step] logits f32 [n_rows][vocab_n], not written to; NaN counts as -inf. A row all
+	 * -inf gives the lowest id. tokens [n_rows]: on the device, or in host memory with
+	 * NVLLM_SAMPLER_HOST. The same row gives the same token whatever the rows beside it. */
+	int  (*sample)(struct nvllm_sampler *, nvllm_stream, struct nvllm_tensor logits,
+		const struct nvllm_sample_row *rows, int32_t n_rows, int32_t *tokens, void *workspace);
+	/* [setup] Optional. */
+	void (*destroy)(struct nvllm_sampler *);
+};
+
+#ifdef __cplusplus
+}
+#endif
+#endif
