@@ -75,7 +75,8 @@ struct nvllm_kernels {
 	 * state->last_token[-1 - t]. tokens: batch->tokens. Ids are in range. */
 	int (*embed)(struct nvllm_device *, nvllm_stream, struct nvllm_tensor y,
 		struct nvllm_tensor table, const struct nvllm_batch *, double scale);
-	/* y [T][w.rows] = x wT (+ bias) (+ y with NVLLM_LINEAR_ADD). */
+	/* y [T][w.rows] = x wT (+ bias) (+ y with NVLLM_LINEAR_ADD). w was placed by store()
+	 * and upload(): a device sizes its scratch there. */
 	int (*linear)(struct nvllm_device *, nvllm_stream, struct nvllm_tensor y,
 		struct nvllm_tensor x, struct nvllm_tensor w, const struct nvllm_tensor *bias,
 		uint32_t flags);

@@ -187,12 +187,9 @@ static int array(struct nvllm_loader *l, const char *key, struct nvllm_array *ou
 	if (kv->wide)
 		return gguf_fail(l, NVLLM_ENOTSUP, "key '%s' has a number that does not fit 32 "
 			"bits", key);
-	*out = (struct nvllm_array){
-		.size = sizeof(*out),
-		.type = kv->kind == 's' ? NVLLM_ARRAY_STR : kv->kind == 'f' ? NVLLM_F32 : NVLLM_I32,
-		.n = kv->n,
-		.data = kv->data,
-	};
+	out->type = kv->kind == 's' ? NVLLM_ARRAY_STR : kv->kind == 'f' ? NVLLM_F32 : NVLLM_I32;
+	out->n = kv->n;
+	out->data = kv->data;
 	return NVLLM_OK;
 }
 
@@ -202,7 +199,11 @@ static int find(struct nvllm_loader *l, const char *name, struct nvllm_tensor_in
 
 	if (!t)
 		return NVLLM_ENOENT;
-	*out = t->info;
+	out->dtype = t->info.dtype;
+	out->rows = t->info.rows;
+	out->cols = t->info.cols;
+	out->row_bytes = t->info.row_bytes;
+	out->planes = t->info.planes;
 	return NVLLM_OK;
 }
 

@@ -105,12 +105,13 @@ static int open(const struct nvllm_host *host, const struct nvllm_loader_ref *lo
 
 static int info(struct nvllm_tokenizer *t, struct nvllm_tokenizer_info *out)
 {
-	*out = (struct nvllm_tokenizer_info){
-		.size = sizeof(*out), .n_tokens = t->vocab.n,
-		.bos = t->bos, .eos = t->eos, .pad = t->pad,
-		.max_piece = t->vocab.max_piece,
-		.eos_ids = t->end_ids, .n_eos_ids = t->n_end_ids,
-	};
+	out->n_tokens = t->vocab.n;
+	out->bos = t->bos;
+	out->eos = t->eos;
+	out->pad = t->pad;
+	out->max_piece = t->vocab.max_piece;
+	out->eos_ids = t->end_ids;
+	out->n_eos_ids = t->n_end_ids;
 	return NVLLM_OK;
 }
 

@@ -25,7 +25,8 @@ static const struct nvllm_option options[] = {
 	NVLLM_ENUM(values, kind, "kind", "auto", kinds, "a kind"),
 	NVLLM_STR(values, path, "path", "", "a file"),
 	NVLLM_INTS(values, sizes, "sizes", "1 2 4", 1, 64, "sizes"),
-	{ "scales", "scales", "", NULL, 0, 0, NVLLM_OPT_FLOATS, 0, offsetof(struct values, scales) },
+	{ "scales", "scales", "", NULL, 0, 0, NVLLM_OPT_FLOATS, 0,
+		offsetof(struct values, scales) },
 	NVLLM_OPTIONS_END,
 };
 static const char *const known[] = { "engine", "attention", NULL };
@@ -65,9 +66,9 @@ static void round_trip(struct conf *c, const struct values *v)
 	conf_print(c, f);
 	fclose(f);
 	want(!conf_parse("again", text, len, &again) && !fill(again, &w));
-	want(v->count == w.count && v->bytes == w.bytes && v->share == w.share && v->flag == w.flag &&
-		v->kind == w.kind && !strcmp(v->path, w.path) && v->sizes.n == w.sizes.n &&
-		v->scales.n == w.scales.n);
+	want(v->count == w.count && v->bytes == w.bytes && v->share == w.share &&
+		v->flag == w.flag && v->kind == w.kind && !strcmp(v->path, w.path) &&
+		v->sizes.n == w.sizes.n && v->scales.n == w.scales.n);
 	conf_close(again);
 	free(text);
 }
@@ -90,7 +91,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (!c)
 		return 0;
 	if (nul) {
-		snprintf(set, sizeof(set), "%.*s", (int)(size - len - 1 < 255 ? size - len - 1 : 255), nul + 1);
+		snprintf(set, sizeof(set), "%.*s",
+			(int)(size - len - 1 < 255 ? size - len - 1 : 255), nul + 1);
 		plain = 0;
 		refused(conf_set(c, set, "--set"));
 	}

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT */
+/* test_cpu.h - what the tests of the CPU device share: opening the device with a setting,
+ * random matrices, stored weights and what their formats mean (test_cpu_host.c). */
+#ifndef NVLLM_TEST_CPU_H
+#define NVLLM_TEST_CPU_H
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include <nvllm/device.h>
+#include <nvllm/plugin.h>
+
+#define N(a) ((int)(sizeof(a) / sizeof((a)[0])))
+
+enum { SCALAR = 1, N_ISA = 5 }; /* of the option's names: auto, scalar, ... */
+enum { AUTO, F32, Q8, Q16 };    /* isa auto is 0 as well */
+
+extern const struct nvllm_device_vt *vt;
+extern char said[512]; /* the newest refusal */
+
+struct test_host {
+	struct nvllm_host h;
+	void *memory[16];
+	int n;
+};
+
+struct dev {
+	struct test_host host;
+	struct nvllm_device *d;
+};
+
+int  open_plugin(void **state); /* group setup: finds device_cpu.so */
+int  open_dev(struct dev *, int threads, int isa, int activations);
+int  open_isa(struct dev *, int threads, int isa,
+	int activations); /* 1 = this machine has it; dev is open */
+void close_dev(struct dev *);
+
+extern uint64_t seed;
+uint32_t bits(void);
+float uniform(void); /* -1 .. 1 */
+
+struct nvllm_tensor matrix(int64_t rows, int64_t cols, int64_t gap); /* rows lie gap floats apart */
+float *at(struct nvllm_tensor, int64_t row);
+void poison(struct nvllm_tensor);      /* all NaN, the gaps too */
+void check_gaps(struct nvllm_tensor);  /* they still are */
+void check_near(double got, double want, double margin);
+
+struct weight {
+	struct nvllm_tensor t;
+	double *value; /* [rows][cols] */
+};
+
+extern const int dtypes[6];
+int  is_blocks(int dtype);
+struct weight make_weight(struct dev *, int dtype, int64_t rows, int64_t cols);
+void free_weight(struct dev *, struct weight *);
+
+/* test_cpu_kernels.c */
+void kernels_are_right(void **state);
+void other_rows_do_not_meet(void **state);
+void advance_closes_a_step(void **state);
+
+#endif
