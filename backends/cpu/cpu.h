@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: MIT */
+/* cpu.h - what the files of the CPU device share: the table of routines that an
+ * instruction set fills, the forms of weights and activations, the thread pool.
+ *
+ * The table is filled by isa_scalar() with plain C for every entry; each level of the
+ * CPU then overwrites what it does better. An entry works on rows or on a small panel
+ * of rows; threads, checks and strides are the callers' (linear.c, kernels.c). */
+#ifndef NVLLM_CPU_H
+#define NVLLM_CPU_H
+
+#include <stdbool.h>
+#include <nvllm/device.h>
+
+enum {
+	QK = 32,         /* elements in a block of every quantised form here */
+	PANEL_MAX = 16,  /* most weight rows one call of mul_* takes */
+	X_ROWS = 64,     /* most activation rows one call of mul_* takes */
+	ROPE_MAX = 1024, /* most elements of a head that turn */
+	Q16_TOP = 127 * 254, /* the largest q of a struct q16_block */
+};
+
+/* Forms a weight may have, as an index into the tables. */
+enum fmt { FMT_F32, FMT_F16, FMT_BF16, FMT_Q4_0, FMT_Q4_1, FMT_Q8_0, FMT_N };
+
+/* A block of activations: x[i] is about d * q[i], |q| <= 127. */
+struct q8_block {
+	int8_t q[QK];
+	float d;
+	float s;      /* d * sum: what a constant offset of the weights is multiplied by */
+	int32_t sum;  /* of q */
+	int32_t pad;  /* 0 */
+};
+
+/* A finer block of activations: x[i] is about d * q[i], |q| <= 127 * 254. How q is kept
+ * is a matter of the weight's form: as two planes of bytes, q = 254 * high + low with
+ * both in [-127, 127], for nibbles (Q4_0, Q4_1); as words in the order PAIR for bytes
+ * (Q8_0). The integer product of a block is the same number either way. */
+struct q16_block {
+	union {
+		struct { int8_t high[QK], low[QK]; };
+		int16_t word[QK];
+	};
+	float d;
+	float s; /* d * sum of q */
+};
+
+/* word[i] is element PAIR(i): of four bytes of a register, sign extension to words takes
+ * the even ones first, then the odd ones. */
+#define PAIR(i) (((i) & ~3) | ((i) & 1) << 1 | ((i) >> 1 & 1))
+
+/* out[i][j] = row i of x times row j of w. Result (i, j) has the same bits whatever
+ * n_x and n_w are. */
+struct product {
+	float *out;       /* [n_x][PANEL_MAX] */
+	const char *x;    /* rows of float (mul_f32), struct q8_block or q16_block */
+	const char *w;    /* rows of float (mul_f32) or as the form says */
+	int64_t x_stride, w_stride; /* bytes */
+	int64_t n_x, n_w; /* at most X_ROWS and the table's panel rows */
+	int64_t cols;
+	char *panel;      /* scratch of the calling worker, panel_bytes(cols) */
+};
+
+struct isa {
+	const char *name;
+	int32_t rows_f32, rows_q8; /* weight rows that mul_f32, and mul_q8 and _q16, take */
+	/* One stored row to float. */
+	void (*decode[FMT_N])(float *y, const void *w, int64_t cols);
+	/* One row of activations to blocks, of the kind and as the weight's form has them;
+	 * cols is a multiple of QK. These and mul_* are NULL for FMT_F32, F16, BF16. */
+	void (*to_q8[FMT_N])(void *y, const float *x, int64_t cols);
+	void (*to_q16[FMT_N])(void *y, const float *x, int64_t cols);
+	void (*mul_f32)(const struct product *);
+	void (*mul_q8[FMT_N])(const struct product *);
+	void (*mul_q16[FMT_N])(const struct product *);
+	/* One run of n elements; w and b (may be NULL) are float. */
+	void (*norm)(float *y, const float *x, const struct nvllm_norm *, int64_t n);
+	void (*add)(float *x, const float *d, int64_t n);
+	/* One head; cs = cos[dims / 2], then sin[dims / 2]. */
+	void (*rope)(float *x, const float *cs, int64_t dims, bool interleaved);
+	void (*glu)(float *y, const float *gate, const float *up, int64_t n, int act);
+	/* Sum of exp(x[i] - max). */
+	double (*sum_exp)(const float *x, float max, int64_t n);
+};
+
+void isa_scalar(struct isa *);
+void isa_avx2(struct isa *);
+void isa_avx2_round(struct isa *); /* parts of isa_avx2: activations to blocks, */
+void isa_avx2_q8(struct isa *);    /* the products with them */
+void isa_avx2_q16(struct isa *);
+void isa_avx512(struct isa *);
+void isa_vnni(struct isa *);
+
+/* quant.c: the forms, in plain C. */
+enum fmt fmt_of(int32_t dtype); /* FMT_N = no such form here */
+float half_to_float(uint16_t h);
+void decode_f32(float *y, const void *w, int64_t cols);
+void decode_f16(float *y, const void *w, int64_t cols);
+void decode_bf16(float *y, const void *w, int64_t cols);
+void decode_q4_0(float *y, const void *w, int64_t cols);
+void decode_q4_1(float *y, const void *w, int64_t cols);
+void decode_q8_0(float *y, const void *w, int64_t cols);
+void to_q8(void *y, const float *x, int64_t cols);
+void to_planes(void *y, const float *x, int64_t cols); /* struct q16_block */
+void to_words(void *y, const float *x, int64_t cols);
+
+/* ref.c: plain C, used by faster tables for what they do not speed up. */
+void glu_ref(float *y, const float *gate, const float *up, int64_t n, int act);
+void norm_ref(float *y, const float *x, const struct nvllm_norm *, int64_t n);
+void rope_ref(float *x, const float *cs, int64_t dims, bool interleaved);
+
+/* pool.c: threads that wait for ranges. The caller of pool_run is worker 0. */
+struct pool;
+struct pool *pool_create(int32_t n_workers); /* NULL = no memory or no threads */
+void pool_destroy(struct pool *);            /* NULL is legal */
+void pool_run(struct pool *, int64_t n, int64_t grain,
+	void (*fn)(void *arg, int64_t begin, int64_t end, int32_t worker), void *arg);
+
+/* limits.c: what the system lets this process use. */
+int32_t limits_cores(void);
+void limits_memory(int64_t *mem_free, int64_t *mem_total);
+
+/* cpuid.c: what the processor has. */
+enum isa_level { ISA_SCALAR, ISA_AVX2, ISA_AVX512, ISA_VNNI };
+enum isa_level cpuid_level(void); /* the best; every lower one works too */
+void cpuid_name(char *name, size_t len);
+
+struct conf {
+	int64_t threads;
+	int32_t isa;         /* 0 = auto, else 1 + enum isa_level */
+	int32_t activations; /* enum activations */
+};
+
+/* The form of activations in products with block-quantised weights. */
+enum activations { ACT_AUTO, ACT_F32, ACT_Q8, ACT_Q16 };
+
+struct nvllm_device {
+	const struct nvllm_host *host;
+	struct pool *pool;
+	int32_t n_workers;
+	enum activations activations; /* never ACT_AUTO */
+	struct isa isa;
+	/* Scratch for rows of max_cols elements: grown by store(), used by linear(). */
+	int64_t max_cols;
+	char *xq;                /* [X_ROWS] rows of struct q8_block or q16_block */
+	char *panels;            /* [n_workers][panel_bytes(max_cols)] */
+};
+
+/* Scratch of one worker: PANEL_MAX rows as float; the interleaved quantised panels of
+ * the SIMD files (PANEL_MAX * (cols + 8 * cols / QK) bytes) are smaller. */
+static inline int64_t panel_bytes(int64_t cols)
+{
+	return (cols * (int64_t)sizeof(float) + 64) / 64 * 64 * PANEL_MAX;
+}
+
+/* linear.c */
+int linear(struct nvllm_device *, nvllm_stream, struct nvllm_tensor y, struct nvllm_tensor x,
+	struct nvllm_tensor w, const struct nvllm_tensor *bias, uint32_t flags);
+int linear_reserve(struct nvllm_device *, int64_t cols); /* [setup] scratch for such rows */
+/* logprobs.c */
+int logprobs(struct nvllm_device *, nvllm_stream, struct nvllm_tensor logits,
+	const struct nvllm_logprobs *);
+/* kernels.c: the device's table. */
+extern const struct nvllm_kernels cpu_kernels;
+/* A tensor of float with whole rows; what = "linear: x", for the message. */
+int check_f32(struct nvllm_device *, const struct nvllm_tensor *, const char *what);
+/* Runs fn over [0, n) on the pool, or here when cost (about one per multiply) is small. */
+void run_rows(struct nvllm_device *, int64_t n, int64_t cost,
+	void (*fn)(void *arg, int64_t begin, int64_t end, int32_t worker), void *arg);
+
+#endif

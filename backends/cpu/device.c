@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: MIT */
+/* device.c - the CPU as a device: its options, which instruction set is used, and how
+ * weights are kept (as the checkpoint has them, in rows; vectors as f32). */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <nvllm/plugin.h>
+
+#include "cpu.h"
+
+#define HUGE_PAGE (2 << 20)
+
+static const char *const isa_names[] = { "auto", "scalar", "avx2", "avx512", "vnni", NULL };
+static const char *const activation_names[] = { "auto", "f32", "q8", "q16", NULL };
+
+static const struct nvllm_option options[] = {
+	NVLLM_INT(conf, threads, "threads", "0", 0, 1024,
+		"threads to compute with; 0 = the cores this process may use"),
+	NVLLM_ENUM(conf, isa, "isa", "auto", isa_names,
+		"instructions to use; auto = the best this CPU has"),
+	NVLLM_ENUM(conf, activations, "activations", "auto", activation_names,
+		"form of activations in products with block-quantised weights; q16 (auto) = "
+		"rounded to 16 bits, all but exact; q8 = to 8 bits, 1.5 times as fast "
+		"on prompts, but answers change; f32 = exact, generates at a third of the speed; "
+		"float weights always take f32"),
+	NVLLM_OPTIONS_END
+};
+
+/* Overrides, in order: each level stands on those before it. */
+static void (*const levels[])(struct isa *) = {
+	[ISA_SCALAR] = isa_scalar,
+#if defined(__x86_64__)
+	[ISA_AVX2] = isa_avx2,
+	[ISA_AVX512] = isa_avx512,
+	[ISA_VNNI] = isa_vnni,
+#endif
+};
+
+static int choose_isa(struct nvllm_device *dev, int32_t asked)
+{
+	const enum isa_level best = cpuid_level();
+	const int32_t level = asked == 0 ? (int32_t)best : asked - 1;
+
+	if (level > (int32_t)best)
+		return dev->host->fail(dev->host, NVLLM_ENOTSUP, "isa = %s: this CPU does not have "
+			"it; it has up to '%s': choose that, a lower one or auto", isa_names[asked],
+			isa_names[best + 1]);
+	for (int32_t i = 0; i <= level; i++)
+		levels[i](&dev->isa);
+	return NVLLM_OK;
+}
+
+static void destroy(struct nvllm_device *dev)
+{
+	if (!dev)
+		return;
+	pool_destroy(dev->pool);
+	free(dev->xq);
+	free(dev->panels);
+}
+
+static int create(const struct nvllm_host *host, int ordinal, const void *conf,
+	struct nvllm_device **out)
+{
+	const struct conf *c = conf;
+	struct nvllm_device *dev;
+	int err;
+
+	if (ordinal < 0)
+		return host->fail(host, NVLLM_EINVAL, "there is no CPU device %d", ordinal);
+	dev = host->alloc(host, sizeof(*dev));
+	if (!dev)
+		return host->fail(host, NVLLM_ENOMEM, "no memory for the CPU device");
+	dev->host = host;
+	dev->activations = c->activations == ACT_AUTO ? ACT_Q16 : c->activations;
+	dev->n_workers = c->threads ? (int32_t)c->threads : limits_cores();
+	err = choose_isa(dev, c->isa);
+	if (err)
+		return err;
+	dev->pool = pool_create(dev->n_workers);
+	if (!dev->pool)
+		return host->fail(host, NVLLM_ENOMEM, "cannot start %d threads: set threads lower",
+			dev->n_workers);
+	*out = dev;
+	return NVLLM_OK;
+}
+
+static int info(struct nvllm_device *dev, struct nvllm_device_info *in)
+{
+	int64_t mem_free, mem_total;
+
+	limits_memory(&mem_free, &mem_total);
+	if (NVLLM_HAS(in, n_workers))
+		in->n_workers = dev->n_workers;
+	if (NVLLM_HAS(in, caps))
+		in->caps = NVLLM_DEV_HOST_MEM | NVLLM_DEV_PARALLEL;
+	if (NVLLM_HAS(in, mem_free))
+		in->mem_free = mem_free;
+	if (NVLLM_HAS(in, mem_total))
+		in->mem_total = mem_total;
+	if (NVLLM_HAS(in, name))
+		cpuid_name(in->name, sizeof(in->name));
+	if (NVLLM_HAS(in, isa))
+		snprintf(in->isa, sizeof(in->isa), "%s", dev->isa.name);
+	return NVLLM_OK;
+}
+
+static void *alloc(struct nvllm_device *dev, int64_t bytes)
+{
+	const size_t align = bytes >= 4 * HUGE_PAGE ? HUGE_PAGE : 256;
+	size_t size;
+	void *p;
+
+	if (bytes < 0 || bytes > INT64_MAX - HUGE_PAGE)
+		return NULL;
+	size = ((size_t)bytes / align + 1) * align;
+	p = aligned_alloc(align, size);
+	if (p && align == HUGE_PAGE)
+		madvise(p, size, MADV_HUGEPAGE); /* a wish: fewer page walks */
+	return p;
+}
+
+static void release(struct nvllm_device *dev, void *p)
+{
+	free(p);
+}
+
+static int copy(struct nvllm_device *dev, nvllm_stream stream, void *dst, const void *src,
+	int64_t bytes)
+{
+	if (bytes > 0)
+		memmove(dst, src, (size_t)bytes);
+	return NVLLM_OK;
+}
+
+static int sync(struct nvllm_device *dev, nvllm_stream stream)
+{
+	return NVLLM_OK;
+}
+
+static nvllm_stream stream(struct nvllm_device *dev)
+{
+	return NULL;
+}
+
+static int64_t store(struct nvllm_device *dev, struct nvllm_tensor *t)
+{
+	const struct nvllm_host *host = dev->host;
+	const int64_t planes = t->planes > 0 ? t->planes : 1;
+	int64_t bytes, plane;
+	int err;
+
+	if (fmt_of(t->dtype) == FMT_N)
+		return host->fail(host, NVLLM_ENOTSUP,
+			"the CPU device has no kernels for weights of "
+			"type number %d: it takes F32, F16, BF16, Q4_0, Q4_1 and Q8_0", t->dtype);
+	if (nvllm_row_bytes(t->dtype, t->cols) < 0 || t->cols < 1 || t->rows < 0)
+		return host->fail(host, NVLLM_EINVAL,
+			"a weight of [%lld][%lld] cannot be kept: rows "
+			"of type number %d need a whole number of blocks", (long long)t->rows,
+			(long long)t->cols, t->dtype);
+	err = linear_reserve(dev, t->cols);
+	if (err)
+		return err;
+	if (t->rows == 1) /* a vector: norm weight, bias */
+		t->dtype = NVLLM_F32;
+	t->layout = 0;
+	t->stride = nvllm_row_bytes(t->dtype, t->cols);
+	if (__builtin_mul_overflow(t->stride, t->rows, &plane) ||
+			__builtin_mul_overflow(plane, planes, &bytes))
+		return host->fail(host, NVLLM_EINVAL, "a weight of %lld planes of [%lld][%lld] is "
+			"larger than memory can be", (long long)planes, (long long)t->rows,
+			(long long)t->cols);
+	t->plane_stride = planes > 1 ? plane : 0;
+	return bytes;
+}
+
+struct upload_job {
+	struct nvllm_device *dev;
+	const struct nvllm_tensor *t;
+	const char *src;
+	char *dst;
+	int64_t src_stride;
+	enum fmt convert; /* FMT_N = as it is, else decode from this */
+};
+
+static void upload_rows(void *arg, int64_t begin, int64_t end, int32_t worker)
+{
+	const struct upload_job *j = arg;
+
+	for (int64_t i = begin; i < end; i++) {
+		char *dst = j->dst + i * j->t->stride;
+		const char *src = j->src + i * j->src_stride;
+
+		if (j->convert == FMT_N)
+			memcpy(dst, src, (size_t)j->t->stride);
+		else
+			j->dev->isa.decode[j->convert]((float *)dst, src, j->t->cols);
+	}
+}
+
+static int upload(struct nvllm_device *dev, const struct nvllm_tensor *t, int32_t plane,
+	int64_t row, int64_t n, const void *src, int32_t src_dtype, int64_t src_stride)
+{
+	const struct nvllm_host *host = dev->host;
+	const int64_t bytes = nvllm_row_bytes(src_dtype, t->cols);
+	struct upload_job j = { dev, t, src, NULL, src_stride, FMT_N };
+
+	if (src_dtype != t->dtype)
+		j.convert = t->dtype == NVLLM_F32 ? fmt_of(src_dtype) : FMT_N;
+	if (src_dtype != t->dtype && j.convert == FMT_N)
+		return host->fail(host, NVLLM_ENOTSUP,
+			"cannot turn type number %d into %d at upload",
+			src_dtype, t->dtype);
+	if (plane < 0 || plane >= (t->planes > 0 ? t->planes : 1) || row < 0 || n < 0 ||
+			row > t->rows || n > t->rows - row || bytes < 0 ||
+			(n > 1 && src_stride < bytes))
+		return host->fail(host, NVLLM_EINVAL,
+			"upload of rows %lld to %lld of plane %d, %lld "
+			"bytes apart, does not fit a weight of [%lld][%lld]", (long long)row,
+			(long long)(row + n), plane, (long long)src_stride, (long long)t->rows,
+			(long long)t->cols);
+	j.dst = (char *)t->data + plane * t->plane_stride + row * t->stride;
+	run_rows(dev, n, t->stride, upload_rows, &j);
+	return NVLLM_OK;
+}
+
+static void parallel_for(struct nvllm_device *dev, int64_t n, int64_t grain,
+	void (*fn)(void *arg, int64_t begin, int64_t end, int32_t worker), void *arg)
+{
+	pool_run(dev->pool, n, grain, fn, arg);
+}
+
+static const struct nvllm_device_vt vt = {
+	.size = sizeof(vt),
+	.kernels = &cpu_kernels,
+	.create = create,
+	.destroy = destroy,
+	.info = info,
+	.alloc = alloc,
+	.free = release,
+	.copy = copy,
+	.sync = sync,
+	.stream = stream,
+	.store = store,
+	.upload = upload,
+	.parallel_for = parallel_for,
+};
+
+static const struct nvllm_component cpu = {
+	.size = sizeof(cpu),
+	.kind = NVLLM_KIND_DEVICE,
+	.name = "cpu",
+	.summary = "x86-64 processors: plain C, AVX2, AVX-512, VNNI",
+	.vt = &vt,
+	.options = options,
+	.conf_size = sizeof(struct conf),
+};
+
+static const struct nvllm_component *const components[] = { &cpu, NULL };
+
+const struct nvllm_plugin nvllm_plugin = {
+	.abi = NVLLM_ABI,
+	.size = sizeof(nvllm_plugin),
+	.name = "cpu",
+	.version = "0.1.0",
+	.components = components,
+};

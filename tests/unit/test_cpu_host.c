@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: MIT */
+/* test_cpu_host.c - a host for the device, and numbers for its tests: the stored formats
+ * are read here in double precision, from their description alone. */
+#include <dlfcn.h>
+
+#include "test_cpu.h"
+
+/* Filled into the plugin's own struct by key. */
+struct setting { int64_t threads; int isa, activations; };
+
+static const struct nvllm_component *component;
+const struct nvllm_device_vt *vt;
+char said[512];
+uint64_t seed = 1;
+
+static void host_log(const struct nvllm_host *h, int level, const char *fmt, ...)
+{
+}
+
+static int host_fail(const struct nvllm_host *h, int status, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(said, sizeof(said), fmt, ap);
+	va_end(ap);
+	return status;
+}
+
+static void *host_alloc(const struct nvllm_host *h, size_t bytes)
+{
+	struct test_host *t = (struct test_host *)h;
+	void *p = aligned_alloc(64, (bytes + 63) / 64 * 64);
+
+	assert_true(t->n < N(t->memory));
+	memset(p, 0, bytes);
+	return t->memory[t->n++] = p;
+}
+
+static void fill_conf(char *conf, const struct setting *s)
+{
+	for (const struct nvllm_option *o = component->options; o->key; o++) {
+		if (!strcmp(o->key, "threads"))
+			memcpy(conf + o->offset, &s->threads, sizeof(s->threads));
+		else if (!strcmp(o->key, "isa"))
+			memcpy(conf + o->offset, &s->isa, 4);
+		else if (!strcmp(o->key, "activations"))
+			memcpy(conf + o->offset, &s->activations, 4);
+		else
+			fail_msg("an option '%s' that this test does not know", o->key);
+	}
+}
+
+int open_dev(struct dev *dev, int threads, int isa, int activations)
+{
+	char conf[256] = { 0 };
+	const struct setting s = { threads, isa, activations };
+
+	assert_true(component->conf_size <= sizeof(conf));
+	fill_conf(conf, &s);
+	memset(dev, 0, sizeof(*dev));
+	dev->host.h = (struct nvllm_host){ .size = sizeof(dev->host.h), .abi = NVLLM_ABI,
+		.world = 1,
+		.log = host_log, .fail = host_fail, .alloc = host_alloc };
+	return vt->create(&dev->host.h, 0, conf, &dev->d);
+}
+
+void close_dev(struct dev *dev)
+{
+	vt->destroy(dev->d);
+	while (dev->host.n)
+		free(dev->host.memory[--dev->host.n]);
+}
+
+/* True if this machine has it; dev is then open. */
+int open_isa(struct dev *dev, int threads, int isa, int activations)
+{
+	int err = open_dev(dev, threads, isa, activations);
+
+	if (err == 0)
+		return 1;
+	assert_int_equal(err, NVLLM_ENOTSUP);
+	assert_true(isa > SCALAR);
+	close_dev(dev);
+	return 0;
+}
+
+int open_plugin(void **state)
+{
+	char dirs[4096], path[4200], *rest = dirs, *dir;
+	const char *env = getenv("NVLLM_PLUGIN_PATH");
+	const struct nvllm_plugin *p = NULL;
+
+	snprintf(dirs, sizeof(dirs), "%s", env ? env : "build/plugins:build/backends/cpu");
+	while (!p && (dir = strsep(&rest, ":"))) {
+		snprintf(path, sizeof(path), "%s/device_cpu.so", dir);
+		void *so = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+
+		p = so ? dlsym(so, "nvllm_plugin") : NULL;
+	}
+	if (!p) {
+		fprintf(stderr, "no device_cpu.so in %s: %s\n", env ? env : "build", dlerror());
+		return -1;
+	}
+	component = p->components[0];
+	vt = component->vt;
+	return 0;
+}
+
+/* ---- numbers ---- */
+
+uint32_t bits(void)
+{
+	seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+	return (uint32_t)(seed >> 33);
+}
+
+float uniform(void) /* -1 .. 1 */
+{
+	return (float)((int32_t)(bits() % 2000001) - 1000000) * 1e-6f;
+}
+
+/* A matrix of floats whose rows lie `gap` floats apart beyond their own. */
+struct nvllm_tensor matrix(int64_t rows, int64_t cols, int64_t gap)
+{
+	struct nvllm_tensor t = { .rows = rows, .cols = cols, .stride = (cols + gap) * 4,
+		.planes = 1 };
+	float *p = malloc((size_t)(rows * t.stride + 4));
+
+	for (int64_t i = 0; i < rows * (cols + gap); i++)
+		p[i] = uniform();
+	t.data = p;
+	return t;
+}
+
+float *at(struct nvllm_tensor t, int64_t row)
+{
+	return (float *)((char *)t.data + row * t.stride);
+}
+
+void poison(struct nvllm_tensor t)
+{
+	memset(t.data, 0xff, (size_t)(t.rows * t.stride)); /* NaN */
+}
+
+/* What lies between the rows is still poison. */
+void check_gaps(struct nvllm_tensor t)
+{
+	for (int64_t i = 0; i < t.rows; i++)
+		for (int64_t k = t.cols; k < t.stride / 4; k++)
+			assert_true(isnan(at(t, i)[k]));
+}
+
+void check_near(double got, double want, double margin)
+{
+	if (!(fabs(got - want) <= margin))
+		fail_msg("%.9g is not within %.3g of %.9g", got, margin, want);
+}
+
+static double half(const uint8_t *p)
+{
+	const int h = p[0] | p[1] << 8, e = h >> 10 & 31, f = h & 1023;
+
+	return (h & 0x8000 ? -1 : 1) * (e ? ldexp(1024 + f, e - 25) : ldexp(f, -24));
+}
+
+/* Element k of a stored row, from the description of the formats. */
+static double element(int dtype, const uint8_t *row, int64_t k)
+{
+	const int64_t b = k / 32, i = k % 32;
+	uint32_t u = 0;
+	float f;
+
+	switch (dtype) {
+	case NVLLM_F32: memcpy(&f, row + 4 * k, 4); return f;
+	case NVLLM_F16: return half(row + 2 * k);
+	case NVLLM_BF16:
+		u = (uint32_t)(row[2 * k] | row[2 * k + 1] << 8) << 16;
+		memcpy(&f, &u, 4);
+		return f;
+	case NVLLM_Q8_0: return half(row + 34 * b) * (int8_t)row[34 * b + 2 + i];
+	case NVLLM_Q4_0: row += 18 * b; u = row[2 + i % 16]; break;
+	default: row += 20 * b; u = row[4 + i % 16]; break;
+	}
+	u = i < 16 ? u & 15 : u >> 4;
+	return dtype == NVLLM_Q4_0 ? half(row) * ((double)u - 8) : half(row) * u + half(row + 2);
+}
+
+const int dtypes[6] = { NVLLM_F32, NVLLM_F16, NVLLM_BF16, NVLLM_Q4_0, NVLLM_Q4_1, NVLLM_Q8_0 };
+
+int is_blocks(int dtype)
+{
+	return dtype >= NVLLM_Q4_0;
+}
+
+/* Random bytes that make finite numbers of a usual size. */
+static uint8_t *random_weight(int dtype, int64_t rows, int64_t cols)
+{
+	const int64_t bytes = rows * nvllm_row_bytes(dtype, cols);
+	int64_t block, size = 0;
+	uint8_t *p = malloc((size_t)bytes);
+
+	(void)nvllm_dtype_block(dtype, &size);
+	for (int64_t i = 0; i < bytes; i++)
+		p[i] = (uint8_t)bits();
+	for (block = 0; block < bytes; block += size) {
+		float f = uniform();
+
+		if (dtype == NVLLM_F32)
+			memcpy(p + block, &f, 4);
+		else if (dtype == NVLLM_BF16)
+			p[block + 1] = (uint8_t)((bits() & 0x80) | 0x3e | (bits() & 1));
+		else /* an exponent of the half, or of d; then m */
+			p[block + 1] = (uint8_t)((bits() & 0x83) | 0x20 | (bits() & 0x0c));
+		if (dtype == NVLLM_Q4_1)
+			p[block + 3] = (uint8_t)((bits() & 0x83) | 0x28);
+	}
+	return p;
+}
+
+struct weight make_weight(struct dev *dev, int dtype, int64_t rows, int64_t cols)
+{
+	uint8_t *raw = random_weight(dtype, rows, cols);
+	struct weight w = { .t = { .rows = rows, .cols = cols, .dtype = dtype, .planes = 1 } };
+	const int64_t stride = nvllm_row_bytes(dtype, cols), cut = rows / 3;
+	int64_t bytes = vt->store(dev->d, &w.t);
+
+	assert_true(bytes >= rows * cols / 2);
+	w.t.data = vt->alloc(dev->d, bytes);
+	assert_non_null(w.t.data);
+	assert_int_equal((uintptr_t)w.t.data % 256, 0);
+	assert_int_equal(vt->upload(dev->d, &w.t, 0, 0, cut, raw, dtype, stride), 0);
+	assert_int_equal(vt->upload(dev->d, &w.t, 0, cut, rows - cut, raw + cut * stride, dtype,
+		stride), 0);
+	w.value = malloc((size_t)(rows * cols) * sizeof(double));
+	for (int64_t i = 0; i < rows * cols; i++)
+		w.value[i] = element(dtype, raw + i / cols * stride, i % cols);
+	free(raw);
+	return w;
+}
+
+void free_weight(struct dev *dev, struct weight *w)
+{
+	vt->free(dev->d, w->t.data);
+	free(w->value);
+}
+
