@@ -12,14 +12,6 @@ struct host {
 	char who[64];          /* "attention.paged" */
 };
 
-/* True while this thread runs a step. Per thread, so no engine sees another's. */
-static _Thread_local bool in_step;
-
-void host_step(bool inside)
-{
-	in_step = inside;
-}
-
 static struct host *host_of(const struct nvllm_host *pub)
 {
 	return (struct host *)(uintptr_t)pub;
@@ -57,7 +49,7 @@ static void *host_alloc(const struct nvllm_host *pub, size_t bytes)
 	struct host *h = host_of(pub);
 	void *p;
 
-	if (in_step) {
+	if (log_in_step()) {
 		fail(NVLLM_EINVAL, "plugin '%s' called host->alloc in [step]: allocate in create()",
 			h->who);
 		log_line(NVLLM_LOG_ERROR, NULL, "%s", fail_text());

@@ -21,6 +21,17 @@ static uint64_t said[N_SAID];
 static unsigned said_next;
 
 static _Thread_local char sentence[FAIL_BYTES];
+static _Thread_local bool in_step; /* this thread runs a step */
+
+void host_step(bool inside)
+{
+	in_step = inside;
+}
+
+bool log_in_step(void)
+{
+	return in_step;
+}
 
 void log_level_set(int level)
 {

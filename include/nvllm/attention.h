@@ -57,7 +57,8 @@ struct nvllm_attention_vt {
 	 * First writes k and v to their slots, then attends: a row at position p sees
 	 * positions max(0, p - window + 1) .. p of its own sequence, read from the cache in
 	 * the cache's type, also those of this very step. y [T][heads * head_dim].
-	 * Rows with slot -1 get any finite y. Recordable: reads only fixed addresses. */
+	 * A layer that reads another's K and V (kv_layer >= 0) ignores k and v. Rows with
+	 * slot -1 get any finite y. Recordable: reads only fixed addresses. */
 	int  (*run)(struct nvllm_attention *, nvllm_stream, int32_t layer, const struct nvllm_batch *,
 		struct nvllm_tensor q, struct nvllm_tensor k, struct nvllm_tensor v,
 		struct nvllm_tensor y);

@@ -33,7 +33,8 @@ struct nvllm_cache_vt {
 		int32_t *pages, int32_t max_pages);
 	/* pages[0..n_pages) hold tokens[0..n_pages * page_tokens). Takes over those it keeps,
 	 * pinned; where an equal prefix is held already, writes the held page to pages[i] and
-	 * pins that: the core frees its own. Returns how many pages, from the first, the
+	 * pins that: the core frees its own. A page that match pinned already is pinned once
+	 * more. Returns how many pages, from the first, the
 	 * cache now holds; the rest stay the core's. */
 	int32_t (*insert)(struct nvllm_cache *, uint64_t salt, const int32_t *tokens,
 		int32_t n_pages, int32_t *pages);

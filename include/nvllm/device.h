@@ -83,7 +83,7 @@ struct nvllm_kernels {
 	/* y = norm of each run of n->w.cols elements of x; y may be x. */
 	int (*norm)(struct nvllm_device *, nvllm_stream, struct nvllm_tensor y,
 		struct nvllm_tensor x, const struct nvllm_norm *n);
-	/* x += d */
+	/* x += d; where d.stride is 0, its one row is added to each of x's. */
 	int (*add)(struct nvllm_device *, nvllm_stream, struct nvllm_tensor x, struct nvllm_tensor d);
 	/* x [T][n * head_dim]: turns each head in place. */
 	int (*rope)(struct nvllm_device *, nvllm_stream, struct nvllm_tensor x,

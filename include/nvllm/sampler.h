@@ -24,7 +24,9 @@ struct nvllm_sampler;
 #define NVLLM_TAKES_FREQUENCY   (1ull << 7)
 #define NVLLM_TAKES_SEED        (1ull << 8)
 
-/* One row's wishes for this step. Frozen. Lies in device memory at a fixed address,
+/* One row's wishes for this step, applied in vLLM's order: penalties, temperature,
+ * min_p, top_k, top_p, each on what the one before left; one softmax at the end. top_p
+ * keeps the token that crosses the threshold; ties at rank top_k are all kept. Frozen. Lies in device memory at a fixed address,
  * or in host memory for a sampler with NVLLM_SAMPLER_HOST. */
 struct nvllm_sample_row {
 	double temperature;   /* 0 = greedy: the largest logit, ties to the lowest id */

@@ -105,7 +105,7 @@ static void check_ranges(struct nvllm_loader *l, const char *name,
 static void check_tensors(struct nvllm_loader *l, const struct expect *e)
 {
 	for (; e->name; e++) {
-		struct nvllm_tensor_info f;
+		struct nvllm_tensor_info f = { .size = sizeof(f) };
 		uint8_t *data;
 
 		assert_int_equal(vt->find(l, e->name, &f), 0);
@@ -184,7 +184,7 @@ static void test_wrong_calls(void **state)
 		{ "", 0, 0, 1, "no tensor" },
 	};
 	struct nvllm_loader *l = open_path("tests/data/gguf/llama2.f16.gguf");
-	struct nvllm_tensor_info f;
+	struct nvllm_tensor_info f = { .size = sizeof(f) };
 	char row[4096];
 
 	for (size_t i = 0; i < sizeof(calls) / sizeof(*calls); i++) {
