@@ -1,0 +1,39 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Runs nvllm-check on every plugin and backend of a build folder.
+Usage: all.py NVLLM_CHECK BUILD_FOLDER SOURCE_FOLDER"""
+import glob
+import os
+import subprocess
+import sys
+
+
+def files(source):
+    """Small checkpoints of the test data for the suites that read one."""
+    return sorted(glob.glob(os.path.join(source, "tests/data/gguf/*.gguf")))[:3]
+
+
+def main():
+    check, build, source = sys.argv[1:4]
+    plugins = sorted(glob.glob(build + "/plugins/*.so") + glob.glob(build + "/backends/*/*.so"))
+    # A size that cannot be had must come back as NULL, not end the program.
+    asan = os.environ.get("ASAN_OPTIONS", "") + ":allocator_may_return_null=1"
+    env = dict(os.environ, NVLLM_PLUGIN_PATH=build + "/plugins:" + build + "/backends/cpu", ASAN_OPTIONS=asan.strip(":"))
+    bad = 0
+    for so in plugins:
+        kind = os.path.basename(so).split("_")[0]
+        with_file = files(source) if kind in ("loader", "tokenizer", "chat") else []
+        for path in with_file or [None]:
+            got = subprocess.run([check, so] + (["--file", path] if path else []), env=env,
+                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            lines = got.stdout.splitlines()
+            print("%s%s: %s" % (os.path.basename(so), " with " + os.path.basename(path) if path else "",
+                                lines[-1] if lines else "nothing"))
+            if got.returncode:
+                bad += 1
+                print("\n".join(x for x in lines if not x.startswith(("ok ", "skip "))))
+    print("%d plugins, %d of the runs failed" % (len(plugins), bad))
+    return 1 if bad or not plugins else 0
+
+
+sys.exit(main())

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: MIT */
+/* tests/conform/device.h - what the two halves of the device suite share. */
+#ifndef CHECK_DEVICE_H
+#define CHECK_DEVICE_H
+
+#include "check.h"
+
+struct dev {
+	const struct nvllm_device_vt *vt;
+	const struct nvllm_kernels *k;
+	struct nvllm_device *d;
+	struct nvllm_device_info info;
+	nvllm_stream stream;
+	double rounding; /* of activations in products, as a share of a row's largest; 0 = none */
+};
+
+struct weight {
+	struct nvllm_tensor t; /* as the device stored it */
+	double *v;             /* [rows][cols] what its bits stand for */
+};
+
+struct dcase {
+	struct dev *dev;
+	int64_t rows, cols, pad;  /* of y */
+	struct nvllm_tensor x;    /* one row a row of y; data NULL = none */
+	struct nvllm_tensor y0;   /* what y holds before; data NULL = NaN */
+	int (*run)(struct dcase *, int64_t row, int64_t n, struct nvllm_tensor y);
+	/* tol comes as NaN: left alone it means f32 rounding. */
+	void (*want)(struct dcase *, int64_t row, double *want, double *tol);
+	/* of single kernels */
+	const struct weight *w;
+	const struct nvllm_tensor *bias;
+	const struct nvllm_norm *norm;
+	const double *norm_w, *norm_b;
+	const struct nvllm_rotary *rotary;
+	const double *inv_freq;
+	const int32_t *index;     /* tokens, positions, rows */
+	const struct nvllm_slots *state;
+	int64_t head_dim;
+	uint32_t flags;
+	int act;
+	double scale;
+};
+
+struct nvllm_tensor mat_new(const char *name, int64_t rows, int64_t cols, int64_t pad);
+struct nvllm_tensor mat_random(
+	const char *name, int64_t rows, int64_t cols, int64_t pad, uint64_t seed);
+struct nvllm_tensor mat_rows(struct nvllm_tensor, int64_t row, int64_t n);
+float *mat_row(struct nvllm_tensor, int64_t row);
+int weight_make(
+	struct dev *, int32_t dtype, int64_t rows, int64_t cols, uint64_t seed, struct weight *);
+void weight_free(struct weight *);
+void dcase_check(struct dcase *); /* frees x and y0, closes the check */
+void check_kernels(struct dev *);
+void check_logprobs(struct dev *, int64_t vocab, int n_top);
+void check_advance(struct dev *);
+
+#endif

@@ -1,0 +1,705 @@
+/* SPDX-License-Identifier: MIT */
+/* The batch front end against a fake engine: order, placement of what was asked for, bad
+ * lines beside good ones, the journal, interruption, a full disk. */
+#define _GNU_SOURCE
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#include <dlfcn.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "fake_engine.h"
+#include "json.h"
+
+/* As plugins/frontends/batch.h has it: the struct its option table fills. */
+struct batch_conf {
+	const char *input, *output;
+	int32_t resume;
+	int64_t max_inflight, max_line;
+};
+
+#define COMPLETION "\"method\":\"POST\",\"url\":\"/v1/completions\",\"body\":"
+#define CHAT       "\"method\":\"POST\",\"url\":\"/v1/chat/completions\",\"body\":"
+
+struct fixture {
+	void *so;
+	const struct nvllm_frontend_vt *vt;
+	struct nvllm_engine engine;
+	char dir[64], in[128], out[128], journal[160];
+	struct batch_conf conf;
+	cJSON *lines[256];         /* of the output, after run() */
+	int n_lines;
+};
+
+/* ---- files ---- */
+
+static void spit(const char *path, const char *text, size_t len)
+{
+	FILE *f = fopen(path, "w");
+
+	assert_non_null(f);
+	assert_int_equal(fwrite(text, 1, len, f), len);
+	assert_int_equal(fclose(f), 0);
+}
+
+static char *slurp(const char *path, size_t *len)
+{
+	FILE *f = fopen(path, "r");
+	char *s = calloc(1, 1 << 20);
+
+	assert_non_null(f);
+	assert_non_null(s);
+	*len = fread(s, 1, (1 << 20) - 1, f);
+	fclose(f);
+	return s;
+}
+
+static bool there(const char *path) { return !access(path, F_OK); }
+
+/* ---- the plugin ---- */
+
+static void *open_plugin(const char *file)
+{
+	const char *dirs = getenv("NVLLM_PLUGIN_PATH");
+	char path[1024];
+	void *so = NULL;
+
+	while (dirs && *dirs && !so) {
+		int n = (int)strcspn(dirs, ":");
+
+		snprintf(path, sizeof(path), "%.*s/%s", n, dirs, file);
+		so = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+		dirs += n + (dirs[n] == ':');
+	}
+	return so;
+}
+
+static int set_up(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+	const struct nvllm_plugin *plugin;
+
+	assert_non_null(f);
+	f->so = open_plugin("frontend_batch.so");
+	if (!f->so)
+		fail_msg("frontend_batch.so is not in NVLLM_PLUGIN_PATH: %s", dlerror());
+	plugin = dlsym(f->so, "nvllm_plugin");
+	assert_non_null(plugin);
+	assert_int_equal(plugin->components[0]->conf_size, sizeof(struct batch_conf));
+	f->vt = plugin->components[0]->vt;
+	strcpy(f->dir, "/tmp/nvllm-test-batch-XXXXXX");
+	assert_non_null(mkdtemp(f->dir));
+	snprintf(f->in, sizeof(f->in), "%s/in.jsonl", f->dir);
+	snprintf(f->out, sizeof(f->out), "%s/out.jsonl", f->dir);
+	snprintf(f->journal, sizeof(f->journal), "%s.journal", f->out);
+	f->conf = (struct batch_conf){ f->in, f->out, 0, 0, 1 << 20 };
+	fake_open(&f->engine);
+	*fake_said = '\0';
+	*state = f;
+	return 0;
+}
+
+static void forget(struct fixture *f)
+{
+	while (f->n_lines > 0)
+		cJSON_Delete(f->lines[--f->n_lines]);
+}
+
+static int tear_down(void **state)
+{
+	struct fixture *f = *state;
+	char command[128];
+
+	forget(f);
+	fake_close(&f->engine);
+	snprintf(command, sizeof(command), "rm -rf %s", f->dir);
+	assert_int_equal(system(command), 0);
+	dlclose(f->so);
+	free(f);
+	return 0;
+}
+
+/* Reads the output file into f->lines; each must be one line of strict JSON. */
+static void read_output(struct fixture *f)
+{
+	size_t len;
+	char *s = slurp(f->out, &len), *at = s, *end;
+	struct json_error why;
+
+	forget(f);
+	while ((end = strchr(at, '\n'))) {
+		if (json_parse(at, (size_t)(end - at), NULL, &f->lines[f->n_lines], &why))
+			fail_msg("line %d: %s", f->n_lines + 1, why.why);
+		f->n_lines++;
+		at = end + 1;
+	}
+	assert_int_equal(*at, '\0');
+	free(s);
+}
+
+/* check and run, as the core calls them. */
+static int run(struct fixture *f)
+{
+	int rc = f->vt->check(&fake_host, &f->conf);
+
+	return rc ? rc : f->vt->run(&fake_host, &fake_vt, &f->engine, &f->conf);
+}
+
+static int run_text(struct fixture *f, const char *text)
+{
+	int rc;
+
+	spit(f->in, text, strlen(text));
+	rc = run(f);
+	if (rc >= 0 && there(f->out))
+		read_output(f);
+	return rc;
+}
+
+/* ---- looking into an answer ---- */
+
+static const cJSON *response(const struct fixture *f, int i)
+{
+	assert_true(i < f->n_lines);
+	return json_get(f->lines[i], "response");
+}
+
+static int status(const struct fixture *f, int i)
+{
+	int64_t n = 0;
+
+	assert_int_equal(json_int64(json_get(response(f, i), "status_code"), &n), 0);
+	return (int)n;
+}
+
+static const cJSON *body(const struct fixture *f, int i) { return json_get(response(f, i), "body"); }
+static const cJSON *choice(const struct fixture *f, int i) { return json_get(body(f, i), "choices")->child; }
+
+static const char *text(const cJSON *v)
+{
+	assert_true(cJSON_IsString(v));
+	return v->valuestring;
+}
+
+/* v as compact JSON, compared. */
+static void assert_json(const cJSON *v, const char *want)
+{
+	char *s = cJSON_PrintUnformatted(v);
+
+	assert_non_null(s);
+	assert_string_equal(s, want);
+	free(s);
+}
+
+static void assert_refused(const struct fixture *f, int i, const char *param, const char *why)
+{
+	const cJSON *e = json_get(body(f, i), "error");
+
+	if (status(f, i) != 400 || !strstr(text(json_get(e, "message")), why))
+		fail_msg("line %d: %d: %s", i + 1, status(f, i), text(json_get(e, "message")));
+	assert_string_equal(text(json_get(e, "type")), "invalid_request_error");
+	if (param)
+		assert_string_equal(text(json_get(e, "param")), param);
+	assert_json(json_get(e, "code"), "400");
+	assert_true(cJSON_IsObject(json_get(f->lines[i], "error")));
+}
+
+/* ---- tests ---- */
+
+static void answers_come_in_order(void **state)
+{
+	struct fixture *f = *state;
+	struct json_buf b = { 0 };
+	char line[200];
+
+	for (int i = 0; i < 60; i++) {
+		snprintf(line, sizeof(line), "{\"custom_id\":\"id-%d\"," COMPLETION "{\"prompt\":\"text %d\",\"max_tokens\":9}}\n",
+			i, i);
+		json_put(&b, line);
+	}
+	assert_int_equal(run_text(f, b.s), NVLLM_EXIT_OK);
+	assert_int_equal(f->n_lines, 60);
+	for (int i = 0; i < 60; i++) {
+		snprintf(line, sizeof(line), "id-%d", i);
+		assert_string_equal(text(json_get(f->lines[i], "custom_id")), line);
+		assert_int_equal(status(f, i), 200);
+		snprintf(line, sizeof(line), "TEXT %d", i);
+		assert_string_equal(text(json_get(choice(f, i), "text")), line);
+		assert_true(cJSON_IsNull(json_get(f->lines[i], "error")));
+	}
+	assert_in_range(f->engine.most_in_flight, 1, 8); /* twice max_seqs at most */
+	assert_false(there(f->journal));
+	json_buf_free(&b);
+}
+
+static void keeps_max_inflight(void **state)
+{
+	struct fixture *f = *state;
+
+	f->conf.max_inflight = 1;
+	assert_int_equal(run_text(f, "{\"custom_id\":\"a\"," COMPLETION "{\"prompt\":\"x\"}}\n"
+		"{\"custom_id\":\"b\"," COMPLETION "{\"prompt\":\"y\"}}\n"), NVLLM_EXIT_OK);
+	assert_int_equal(f->engine.most_in_flight, 1);
+}
+
+static void completion_has_what_was_asked_for(void **state)
+{
+	struct fixture *f = *state;
+	const cJSON *c;
+
+	assert_int_equal(run_text(f, "{\"custom_id\":\"a\"," COMPLETION "{\"prompt\":\"abc\",\"max_tokens\":2,\"logprobs\":2,"
+		"\"prompt_logprobs\":1,\"return_token_ids\":true}}"), NVLLM_EXIT_OK);
+	c = choice(f, 0);
+	assert_string_equal(text(json_get(body(f, 0), "object")), "text_completion");
+	assert_string_equal(text(json_get(body(f, 0), "model")), "fake \"model\"");
+	assert_json(json_get(c, "text"), "\"AB\"");
+	assert_json(json_get(c, "finish_reason"), "\"length\"");
+	assert_json(json_get(c, "stop_reason"), "null");
+	assert_json(json_get(c, "token_ids"), "[65,66]");
+	assert_json(json_get(c, "prompt_token_ids"), "[97,98,99]");
+	assert_json(json_get(body(f, 0), "prompt_token_ids"), "[97,98,99]");
+	assert_json(json_get(c, "logprobs"), "{\"text_offset\":[0,1],\"token_logprobs\":[-0.25,-0.25],"
+		"\"tokens\":[\"A\",\"B\"],\"top_logprobs\":[{\"A\":-0.25,\"B\":-1.25},{\"B\":-0.25,\"C\":-1.25}]}");
+	assert_json(json_get(c, "prompt_logprobs"), "[null,{\"98\":{\"logprob\":-0.25,\"rank\":1,\"decoded_token\":\"b\"}},"
+		"{\"99\":{\"logprob\":-0.25,\"rank\":1,\"decoded_token\":\"c\"}}]");
+	assert_json(json_get(body(f, 0), "usage"), "{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5,"
+		"\"prompt_tokens_details\":{\"cached_tokens\":1}}");
+}
+
+static void chat_has_what_was_asked_for(void **state)
+{
+	struct fixture *f = *state;
+	const cJSON *c;
+
+	assert_int_equal(run_text(f, "{\"custom_id\":\"a\"," CHAT "{\"messages\":[{\"role\":\"u\",\"content\":"
+		"[{\"type\":\"text\",\"text\":\"b\"},{\"type\":\"text\",\"text\":\"c\"}]}],\"max_completion_tokens\":5,\"logprobs\":true,"
+		"\"top_logprobs\":1,\"prompt_logprobs\":0,\"return_token_ids\":true}}"), NVLLM_EXIT_OK);
+	c = choice(f, 0);
+	assert_string_equal(text(json_get(body(f, 0), "object")), "chat.completion");
+	assert_json(json_get(c, "message"), "{\"role\":\"assistant\",\"content\":\"<U>B\\n\"}");
+	assert_json(json_get(body(f, 0), "prompt_token_ids"), "[60,117,62,98,10,99]");
+	assert_json(json_get(c, "token_ids"), "[60,85,62,66,10]");
+	assert_json(json_get(json_get(c, "logprobs"), "content")->child, "{\"token\":\"<\",\"logprob\":-0.25,\"bytes\":[60],"
+		"\"top_logprobs\":[{\"token\":\"<\",\"logprob\":-0.25,\"bytes\":[60]}]}");
+	assert_int_equal(cJSON_GetArraySize(json_get(body(f, 0), "prompt_logprobs")), 6);
+	assert_null(json_get(c, "prompt_logprobs"));
+	assert_int_equal(f->engine.last.max_tokens, 5);
+}
+
+static void defaults_are_those_of_the_api(void **state)
+{
+	struct fixture *f = *state;
+
+	f->conf.max_inflight = 1;
+	assert_int_equal(run_text(f, "{\"custom_id\":\"a\"," COMPLETION "{\"prompt\":[97,98],\"temperature\":null}}"), NVLLM_EXIT_OK);
+	assert_int_equal(f->engine.last.max_tokens, 16);
+	assert_true(isnan(f->engine.last.temperature) && isnan(f->engine.last.top_p) && isnan(f->engine.last.min_p));
+	assert_true(f->engine.last.seed == NVLLM_UNSET && f->engine.last.logprobs == NVLLM_UNSET);
+	assert_json(json_get(choice(f, 0), "logprobs"), "null");
+	assert_json(json_get(choice(f, 0), "finish_reason"), "\"stop\"");
+	assert_json(json_get(choice(f, 0), "stop_reason"), "7");
+	assert_json(json_get(choice(f, 0), "token_ids"), "null");
+	assert_int_equal(run_text(f, "{\"custom_id\":\"a\"," CHAT "{\"messages\":[{\"role\":\"u\",\"content\":\"x\"}]}}"),
+		NVLLM_EXIT_OK);
+	assert_true(f->engine.last.max_tokens == NVLLM_UNSET);
+	assert_int_equal(run_text(f, "{\"custom_id\":\"a\"," COMPLETION "{\"prompt\":\"x\",\"seed\":9007199254740993,\"top_k\":7,"
+		"\"top_p\":0.5,\"min_p\":0.25,\"temperature\":0,\"ignore_eos\":true,\"stop\":[\"a\",\"b\"]}}"), NVLLM_EXIT_OK);
+	assert_true(f->engine.last.seed == 9007199254740993);
+	assert_true(f->engine.last.top_k == 7 && f->engine.last.top_p == 0.5 && f->engine.last.min_p == 0.25);
+	assert_true(f->engine.last.temperature == 0 && f->engine.last.ignore_eos && f->engine.last.n_stops == 2);
+}
+
+/* A line, and what is said of it. Between them stand good lines. */
+static const struct { const char *line, *param, *why; } bad_lines[] = {
+	{ "{", NULL, "cannot be read as JSON" },
+	{ "[]", NULL, "must be an object" },
+	{ "\"x\"", NULL, "must be an object" },
+	{ "{\"custom_id\":\"\xff\"}", NULL, "invalid UTF-8" },
+	{ "{\"custom_id\":\"x\",\"custom_id\":\"y\"}", NULL, "occurs twice" },
+	{ "{" COMPLETION "{\"prompt\":\"x\"}}", "custom_id", "custom_id is missing" },
+	{ "{\"custom_id\":7," COMPLETION "{\"prompt\":\"x\"}}", "custom_id", "custom_id is missing, empty or no text" },
+	{ "{\"custom_id\":\"good-0\"," COMPLETION "{\"prompt\":\"x\"}}", "custom_id", "an earlier line has the custom_id" },
+	{ "{\"custom_id\":\"b1\",\"method\":\"GET\",\"url\":\"/v1/completions\",\"body\":{\"prompt\":\"x\"}}", "method", "POST" },
+	{ "{\"custom_id\":\"b2\",\"method\":\"POST\",\"url\":\"/v1/embeddings\",\"body\":{}}", "url", "/v1/embeddings" },
+	{ "{\"custom_id\":\"b3\",\"method\":\"POST\",\"url\":\"/v1/completions\"}", "body", "body is missing" },
+	{ "{\"custom_id\":\"b4\",\"bdy\":{}," COMPLETION "{\"prompt\":\"x\"}}", "bdy", "did you mean 'body'" },
+	{ "{\"custom_id\":\"b5\"," COMPLETION "{}}", "prompt", "no prompt" },
+	{ "{\"custom_id\":\"b6\"," COMPLETION "{\"prompt\":\"x\",\"temprature\":0}}", "temprature", "did you mean 'temperature'" },
+	{ "{\"custom_id\":\"b7\"," COMPLETION "{\"prompt\":\"x\",\"logit_bias\":{}}}", "logit_bias", "nothing here takes 'logit_bias'" },
+	{ "{\"custom_id\":\"b8\"," COMPLETION "{\"prompt\":\"x\",\"messages\":[]}}", "messages", "nothing here takes 'messages'" },
+	{ "{\"custom_id\":\"b9\"," COMPLETION "{\"prompt\":\"x\",\"n\":2}}", "n", "nothing here takes n" },
+	{ "{\"custom_id\":\"b10\"," COMPLETION "{\"prompt\":\"x\",\"stream\":true}}", "stream", "stream" },
+	{ "{\"custom_id\":\"b11\"," COMPLETION "{\"prompt\":\"x\",\"echo\":true}}", "echo", "echo" },
+	{ "{\"custom_id\":\"b12\"," COMPLETION "{\"prompt\":\"x\",\"presence_penalty\":0.5}}", "presence_penalty", "nothing here" },
+	{ "{\"custom_id\":\"b13\"," COMPLETION "{\"prompt\":\"x\",\"temperature\":-0.1}}", "temperature", "-0.1" },
+	{ "{\"custom_id\":\"b14\"," COMPLETION "{\"prompt\":\"x\",\"temperature\":\"1\"}}", "temperature", "a string" },
+	{ "{\"custom_id\":\"b15\"," COMPLETION "{\"prompt\":\"x\",\"top_p\":0}}", "top_p", "above 0" },
+	{ "{\"custom_id\":\"b16\"," COMPLETION "{\"prompt\":\"x\",\"top_p\":1.01}}", "top_p", "1.01" },
+	{ "{\"custom_id\":\"b17\"," COMPLETION "{\"prompt\":\"x\",\"top_k\":-2}}", "top_k", "-1 or more" },
+	{ "{\"custom_id\":\"b18\"," COMPLETION "{\"prompt\":\"x\",\"top_k\":1.5}}", "top_k", "1.5" },
+	{ "{\"custom_id\":\"b19\"," COMPLETION "{\"prompt\":\"x\",\"min_p\":2}}", "min_p", "0 to 1" },
+	{ "{\"custom_id\":\"b20\"," COMPLETION "{\"prompt\":\"x\",\"max_tokens\":0}}", "max_tokens", "1 or more" },
+	{ "{\"custom_id\":\"b21\"," COMPLETION "{\"prompt\":\"x\",\"seed\":9223372036854775808}}", "seed", "below 2^63" },
+	{ "{\"custom_id\":\"b22\"," COMPLETION "{\"prompt\":\"x\",\"seed\":1.0}}", "seed", "1.0" },
+	{ "{\"custom_id\":\"b23\"," COMPLETION "{\"prompt\":\"x\",\"stop\":\"\"}}", "stop", "at least one character" },
+	{ "{\"custom_id\":\"b24\"," COMPLETION "{\"prompt\":\"x\",\"stop\":[\"a\",1]}}", "stop", "a list of such texts" },
+	{ "{\"custom_id\":\"b25\"," COMPLETION "{\"prompt\":\"x\",\"logprobs\":21}}", "logprobs", "0 to 20" },
+	{ "{\"custom_id\":\"b26\"," COMPLETION "{\"prompt\":\"x\",\"logprobs\":true}}", "logprobs", "true" },
+	{ "{\"custom_id\":\"b27\"," COMPLETION "{\"prompt\":\"x\",\"prompt_logprobs\":-1}}", "prompt_logprobs", "-1" },
+	{ "{\"custom_id\":\"b28\"," COMPLETION "{\"prompt\":\"x\",\"ignore_eos\":1}}", "ignore_eos", "true or false" },
+	{ "{\"custom_id\":\"b29\"," COMPLETION "{\"prompt\":[\"x\",\"y\"]}}", "prompt", "several prompts" },
+	{ "{\"custom_id\":\"b30\"," COMPLETION "{\"prompt\":[]}}", "prompt", "empty" },
+	{ "{\"custom_id\":\"b31\"," COMPLETION "{\"prompt\":[1,2147483648]}}", "prompt", "prompt[1] is no token id" },
+	{ "{\"custom_id\":\"b32\"," COMPLETION "{\"prompt\":[-1]}}", "prompt", "prompt[0] is no token id" },
+	{ "{\"custom_id\":\"b33\"," COMPLETION "{\"prompt\":{}}}", "prompt", "an object" },
+	{ "{\"custom_id\":\"b34\"," COMPLETION "{\"prompt\":\"\"}}", NULL, "the fake engine refuses" },
+	{ "{\"custom_id\":\"b35\"," COMPLETION "{\"prompt\":\"REFUSE\"}}", NULL, "the fake engine refuses" },
+	{ "{\"custom_id\":\"b36\"," CHAT "{}}", "messages", "no messages" },
+	{ "{\"custom_id\":\"b37\"," CHAT "{\"messages\":[]}}", "messages", "at least one message" },
+	{ "{\"custom_id\":\"b38\"," CHAT "{\"messages\":[{\"role\":\"user\"}]}}", "messages", "messages[0].content" },
+	{ "{\"custom_id\":\"b39\"," CHAT "{\"messages\":[{\"content\":\"x\"}]}}", "messages", "messages[0].role" },
+	{ "{\"custom_id\":\"b40\"," CHAT "{\"messages\":[{\"role\":\"u\",\"content\":[{\"type\":\"image_url\"}]}]}}", "messages", "text alone" },
+	{ "{\"custom_id\":\"b41\"," CHAT "{\"messages\":[{\"role\":\"u\",\"content\":\"x\",\"name\":\"n\"}]}}", "messages", "'name'" },
+	{ "{\"custom_id\":\"b42\"," CHAT "{\"messages\":[{\"role\":\"u\",\"content\":\"x\"}],\"top_logprobs\":2}}", "top_logprobs", "needs logprobs" },
+	{ "{\"custom_id\":\"b43\"," CHAT "{\"messages\":[{\"role\":\"u\",\"content\":\"x\"}],\"max_tokens\":1,\"max_completion_tokens\":2}}",
+		"max_tokens", "mean the same" },
+	{ "{\"custom_id\":\"b44\"," CHAT "{\"messages\":[{\"role\":\"u\",\"content\":\"x\"}],\"logprobs\":1}}", "logprobs", "true or false" },
+	{ "{\"custom_id\":\"b45\"," CHAT "{\"messages\":[{\"role\":\"u\",\"content\":[]}]}}", "messages", "empty list" },
+	{ "{\"custom_id\":\"b46\"," COMPLETION "{\"prompt\":\"x\",\"model\":1}}", "model", "model is 1" },
+};
+#define N_BAD (sizeof(bad_lines) / sizeof(bad_lines[0]))
+
+static void bad_lines_harm_no_other(void **state)
+{
+	struct fixture *f = *state;
+	struct json_buf b = { 0 };
+	char line[200];
+
+	for (size_t i = 0; i < N_BAD; i++) {
+		snprintf(line, sizeof(line), "{\"custom_id\":\"good-%zu\"," COMPLETION "{\"prompt\":\"ok\"}}\n", i);
+		json_put(&b, line);
+		json_put(&b, bad_lines[i].line);
+		json_put(&b, "\n");
+	}
+	assert_int_equal(run_text(f, b.s), NVLLM_EXIT_FAIL);
+	assert_int_equal(f->n_lines, 2 * N_BAD);
+	for (size_t i = 0; i < N_BAD; i++) {
+		assert_int_equal(status(f, 2 * (int)i), 200);
+		assert_string_equal(text(json_get(choice(f, 2 * (int)i), "text")), "OK");
+		assert_refused(f, 2 * (int)i + 1, bad_lines[i].param, bad_lines[i].why);
+	}
+	assert_true(cJSON_IsNull(json_get(f->lines[1], "custom_id")));
+	json_buf_free(&b);
+}
+
+static void engine_errors_are_the_engines(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(run_text(f, "{\"custom_id\":\"a\"," COMPLETION "{\"prompt\":\"FAIL\"}}\n"
+		"{\"custom_id\":\"b\"," COMPLETION "{\"prompt\":\"fine\"}}\n"), NVLLM_EXIT_FAIL);
+	assert_int_equal(status(f, 0), 500);
+	assert_string_equal(text(json_get(json_get(body(f, 0), "error"), "message")), "the fake engine fails");
+	assert_string_equal(text(json_get(json_get(body(f, 0), "error"), "type")), "server_error");
+	assert_int_equal(status(f, 1), 200);
+}
+
+static void no_chat_template_is_said(void **state)
+{
+	struct fixture *f = *state;
+
+	f->engine.info.has_chat = 0;
+	assert_int_equal(run_text(f, "{\"custom_id\":\"a\"," CHAT "{\"messages\":[{\"role\":\"u\",\"content\":\"x\"}]}}"),
+		NVLLM_EXIT_FAIL);
+	assert_refused(f, 0, "url", "no chat template");
+}
+
+static void lines_of_all_shapes(void **state)
+{
+	struct fixture *f = *state;
+	struct json_buf b = { 0 };
+
+	f->conf.max_line = 1024;
+	json_put(&b, "\n  \t\r\n{\"custom_id\":\"a\"," COMPLETION "{\"prompt\":\"x\"}}\r\n\n{\"custom_id\":\"long\",\"x\":\"");
+	for (int i = 0; i < 5000; i++)
+		json_put(&b, "y");
+	json_put(&b, "\"}\n{\"custom_id\":\"b\"," COMPLETION "{\"prompt\":\"no newline\"}}");
+	assert_int_equal(run_text(f, b.s), NVLLM_EXIT_FAIL);
+	assert_int_equal(f->n_lines, 3);
+	assert_int_equal(status(f, 0), 200);
+	assert_refused(f, 1, NULL, "more than 1024 bytes");
+	assert_string_equal(text(json_get(f->lines[2], "custom_id")), "b");
+	assert_int_equal(run_text(f, ""), NVLLM_EXIT_OK);
+	assert_int_equal(f->n_lines, 0);
+	json_buf_free(&b);
+}
+
+static void zero_bytes_are_refused(void **state)
+{
+	struct fixture *f = *state;
+
+	spit(f->in, "{\"custom_id\":\"a\0b\"}\n\0\n", 22);
+	assert_int_equal(run(f), NVLLM_EXIT_FAIL);
+	read_output(f);
+	assert_int_equal(f->n_lines, 2);
+	assert_refused(f, 0, NULL, "cannot be read as JSON");
+	assert_refused(f, 1, NULL, "cannot be read as JSON");
+}
+
+/* ---- interruption ---- */
+
+#define THREE "{\"custom_id\":\"a\"," COMPLETION "{\"prompt\":\"one\"}}\n" \
+	"{\"custom_id\":\"b\"," COMPLETION "{\"prompt\":\"HANG two\"}}\n" \
+	"{\"custom_id\":\"c\"," COMPLETION "{\"prompt\":\"three\",\"nonsense\":1}}\n" \
+	"{\"custom_id\":\"d\"," COMPLETION "{\"prompt\":\"HANG four\"}}\n"
+
+/* Presses Ctrl-C once the journal has its first line and the two that can end. */
+static void *press(void *arg)
+{
+	const struct timespec pause = { 0, 2000000 };
+	struct fixture *f = arg;
+
+	for (;;) {
+		FILE *j = fopen(f->journal, "r");
+		int lines = 0, c;
+
+		while (j && (c = getc(j)) != EOF)
+			lines += c == '\n';
+		if (j)
+			fclose(j);
+		if (lines == 3)
+			break;
+		nanosleep(&pause, NULL);
+	}
+	kill(getpid(), SIGINT);
+	return NULL;
+}
+
+static void interrupt_text(struct fixture *f, const char *input)
+{
+	pthread_t t;
+
+	pthread_create(&t, NULL, press, f);
+	assert_int_equal(run_text(f, input), NVLLM_EXIT_INTERRUPTED);
+	pthread_join(t, NULL);
+	assert_true(there(f->journal));
+	assert_false(there(f->out));
+	assert_int_equal(f->engine.submitted, 3);
+	f->engine.no_hang = true;
+}
+
+static void interrupt_a_run(struct fixture *f) { interrupt_text(f, THREE); }
+
+/* A model may say U+0000, which the strict reader of JSON refuses: the journal keeps it. */
+static void zero_bytes_are_kept(void **state)
+{
+	struct fixture *f = *state;
+	size_t len;
+	char *s;
+
+	interrupt_text(f, "{\"custom_id\":\"a\"," COMPLETION "{\"prompt\":[111,0,107]}}\n"
+		"{\"custom_id\":\"b\"," COMPLETION "{\"prompt\":\"HANG two\"}}\n{\n"
+		"{\"custom_id\":\"d\"," COMPLETION "{\"prompt\":\"HANG four\"}}\n");
+	f->conf.resume = 1;
+	assert_int_equal(run(f), NVLLM_EXIT_FAIL);
+	s = slurp(f->out, &len);
+	assert_non_null(strstr(s, "\"text\": \"O\\u0000K\""));
+	assert_non_null(strstr(s, "HANG FOUR"));
+	assert_int_equal(f->engine.submitted, 5);
+	free(s);
+}
+
+static void resumes_after_interruption(void **state)
+{
+	struct fixture *f = *state;
+
+	interrupt_a_run(f);
+	assert_true(run(f) < 0); /* without --resume */
+	assert_non_null(strstr(fake_said, "--resume"));
+	f->conf.resume = 1;
+	assert_int_equal(run(f), NVLLM_EXIT_FAIL); /* line c fails, still */
+	read_output(f);
+	assert_int_equal(f->n_lines, 4);
+	assert_int_equal(f->engine.submitted, 5); /* b and d again, a and c not */
+	assert_string_equal(text(json_get(choice(f, 0), "text")), "ONE");
+	assert_string_equal(text(json_get(choice(f, 1), "text")), "HANG TWO");
+	assert_refused(f, 2, "nonsense", "nonsense");
+	assert_string_equal(text(json_get(choice(f, 3), "text")), "HANG FOUR");
+	assert_false(there(f->journal));
+	assert_int_equal(run(f), NVLLM_EXIT_FAIL); /* --resume with nothing to resume begins anew */
+	assert_int_equal(f->engine.submitted, 8);
+}
+
+static void a_torn_record_is_done_again(void **state)
+{
+	struct fixture *f = *state;
+	size_t len;
+	char *s;
+
+	interrupt_a_run(f);
+	s = slurp(f->journal, &len);
+	f->conf.resume = 1;
+	spit(f->journal, s, len - 20);
+	assert_int_equal(run(f), NVLLM_EXIT_FAIL);
+	read_output(f);
+	assert_int_equal(f->n_lines, 4);
+	for (int i = 0; i < 4; i++)
+		assert_int_equal(status(f, i), i == 2 ? 400 : 200);
+	free(s);
+}
+
+/* Any beginning of a journal resumes to the same four lines. */
+static void every_cut_of_the_journal_resumes(void **state)
+{
+	struct fixture *f = *state;
+	size_t len;
+	char *s;
+
+	interrupt_a_run(f);
+	s = slurp(f->journal, &len);
+	f->conf.resume = 1;
+	for (size_t cut = 0; cut <= len; cut += 7) {
+		spit(f->journal, s, cut);
+		assert_int_equal(run(f), NVLLM_EXIT_FAIL);
+		read_output(f);
+		assert_int_equal(f->n_lines, 4);
+		assert_string_equal(text(json_get(choice(f, 0), "text")), "ONE");
+		assert_false(there(f->journal));
+	}
+	free(s);
+}
+
+static void refuses_another_input_or_model(void **state)
+{
+	struct fixture *f = *state;
+
+	interrupt_a_run(f);
+	f->conf.resume = 1;
+	spit(f->in, "{\"custom_id\":\"z\"}\n" THREE, strlen("{\"custom_id\":\"z\"}\n" THREE));
+	assert_true(run(f) < 0);
+	assert_non_null(strstr(fake_said, "the input changed"));
+	spit(f->in, "\n", 1);
+	assert_true(run(f) < 0);
+	assert_non_null(strstr(fake_said, "the input changed"));
+	spit(f->in, THREE, strlen(THREE));
+	f->engine.info.model = "another";
+	assert_true(run(f) < 0);
+	assert_non_null(strstr(fake_said, "'another'"));
+	assert_true(there(f->journal));
+	assert_int_equal(f->engine.submitted, 3);
+}
+
+#define HEAD "{\"nvllm_batch_journal\": 1, \"model\": \"m\"}\n"
+#define HASH "08f44b07b5901a25" /* FNV-1a of {} */
+#define RECORD(line, check) "{\"line\": " line ", \"input\": \"0000000000000000\", \"id\": \"0000000000000000\", " \
+	"\"status\": 200, \"check\": \"" check "\", \"output\": {}}\n"
+
+static void refuses_damaged_journals(void **state)
+{
+	static const char *const journals[] = {
+		"not json\nmore\n", "{}\n{}\n", "{\"nvllm_batch_journal\": 2, \"model\": \"m\"}\n",
+		HEAD "{\"line\": 1}\nmore\n", HEAD RECORD("1", "0000000000000000") "more\n",
+		HEAD RECORD("0", HASH) "more\n", HEAD RECORD("999999999999", HASH) "more\n",
+	};
+	struct fixture *f = *state;
+
+	f->conf.resume = 1;
+	spit(f->in, THREE, strlen(THREE));
+	for (size_t i = 0; i < sizeof(journals) / sizeof(journals[0]); i++) {
+		spit(f->journal, journals[i], strlen(journals[i]));
+		assert_true(run(f) < 0);
+		if (!strstr(fake_said, "no journal") && !strstr(fake_said, "fewer lines"))
+			fail_msg("%s: %s", journals[i], fake_said);
+	}
+	assert_int_equal(f->engine.submitted, 0);
+}
+
+/* ---- what cannot be written ---- */
+
+static void a_full_disk_is_said(void **state)
+{
+	struct fixture *f = *state;
+	struct rlimit old, small;
+	struct sigaction ignore = { .sa_handler = SIG_IGN }, old_action;
+	int rc;
+
+	f->engine.no_hang = true;
+	getrlimit(RLIMIT_FSIZE, &old);
+	small = (struct rlimit){ 1500, old.rlim_max };
+	spit(f->in, THREE, strlen(THREE));
+	sigaction(SIGXFSZ, &ignore, &old_action);
+	setrlimit(RLIMIT_FSIZE, &small);
+	rc = run(f);
+	setrlimit(RLIMIT_FSIZE, &old);
+	sigaction(SIGXFSZ, &old_action, NULL);
+	assert_true(rc < 0);
+	assert_non_null(strstr(fake_said, "cannot write"));
+	assert_false(there(f->out));
+	f->conf.resume = 1; /* there is room again */
+	assert_int_equal(run(f), NVLLM_EXIT_FAIL);
+	read_output(f);
+	assert_int_equal(f->n_lines, 4);
+}
+
+static void check_refuses_early(void **state)
+{
+	struct fixture *f = *state;
+	char other[160];
+
+	assert_true(run(f) < 0);
+	assert_non_null(strstr(fake_said, "cannot read the input"));
+	f->conf.input = "";
+	assert_true(run(f) < 0);
+	assert_non_null(strstr(fake_said, "-i FILE"));
+	f->conf.input = f->dir;
+	assert_true(run(f) < 0);
+	assert_non_null(strstr(fake_said, "is a folder"));
+	f->conf.input = f->conf.output = f->in;
+	spit(f->in, THREE, strlen(THREE));
+	assert_true(run(f) < 0);
+	assert_non_null(strstr(fake_said, "the same file"));
+	f->conf.output = "";
+	assert_true(run(f) < 0);
+	assert_non_null(strstr(fake_said, "-o FILE"));
+	snprintf(other, sizeof(other), "%s/none/out.jsonl", f->dir);
+	f->conf.output = other;
+	assert_true(run(f) < 0);
+	assert_non_null(strstr(fake_said, "cannot write the output"));
+	f->conf.output = "/dev/null";
+	assert_true(run(f) < 0);
+	assert_non_null(strstr(fake_said, "no plain file"));
+	assert_int_equal(f->engine.submitted, 0);
+}
+
+int main(void)
+{
+#define T(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+	const struct CMUnitTest tests[] = {
+		T(answers_come_in_order),
+		T(keeps_max_inflight),
+		T(completion_has_what_was_asked_for),
+		T(chat_has_what_was_asked_for),
+		T(defaults_are_those_of_the_api),
+		T(bad_lines_harm_no_other),
+		T(engine_errors_are_the_engines),
+		T(no_chat_template_is_said),
+		T(lines_of_all_shapes),
+		T(zero_bytes_are_refused),
+		T(zero_bytes_are_kept),
+		T(resumes_after_interruption),
+		T(a_torn_record_is_done_again),
+		T(every_cut_of_the_journal_resumes),
+		T(refuses_another_input_or_model),
+		T(refuses_damaged_journals),
+		T(a_full_disk_is_said),
+		T(check_refuses_early),
+	};
+#undef T
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
