@@ -145,7 +145,8 @@ static int check_tree(struct scan *c, cJSON *root)
 		return json_refuse(c, 0, "out of memory");
 	if (twin) {
 		walk(c, root, twin, false);
-		return json_refuse(c, c->pos, "the key \"%.80s\" occurs twice in one object", twin->string);
+		return json_refuse(
+			c, c->pos, "the key \"%.80s\" occurs twice in one object", twin->string);
 	}
 	return walk(c, root, NULL, true) ? -1 : 0;
 }
@@ -154,7 +155,9 @@ int json_parse(const char *text, size_t len, const struct json_limits *limits, c
 	struct json_error *err)
 {
 	struct json_error unused;
-	struct scan c = { .s = (const unsigned char *)text, .len = len, .err = err ? err : &unused };
+	struct scan c = {
+		.s = (const unsigned char *)text, .len = len, .err = err ? err : &unused
+	};
 	size_t max_bytes = limits && limits->max_bytes ? limits->max_bytes : DEFAULT_BYTES;
 
 	*out = NULL;
@@ -164,7 +167,8 @@ int json_parse(const char *text, size_t len, const struct json_limits *limits, c
 	if (c.max_depth > MAX_DEPTH)
 		c.max_depth = MAX_DEPTH;
 	if (len > max_bytes)
-		return json_refuse(&c, 0, "the text has %zu bytes, more than the limit of %zu", len, max_bytes);
+		return json_refuse(&c, 0, "the text has %zu bytes, more than the limit of %zu", len,
+			max_bytes);
 	if (json_scan_value(&c))
 		return -1;
 	json_skip_space(&c);

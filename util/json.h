@@ -18,9 +18,10 @@
 
 /* 0 in a field means its default. */
 struct json_limits {
-	size_t max_bytes;   /* default 1 GiB */
-	size_t max_values;  /* default 32 Mi: a value costs cJSON 64 bytes and more, a byte of text may make one */
-	int max_depth;      /* default 128, at most 1000 */
+	size_t max_bytes;  /* default 1 GiB */
+	size_t max_values; /* default 32 Mi: a value costs cJSON 64 bytes and more, a byte of text
+			      may make one */
+	int max_depth;     /* default 128, at most 1000 */
 };
 
 struct json_error {

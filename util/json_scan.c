@@ -82,7 +82,8 @@ static int scan_unicode(struct scan *c)
 			return 0;
 		}
 	}
-	return json_refuse(c, at, "\\u%04x is half of a surrogate pair, the other half is missing", (unsigned)u);
+	return json_refuse(c, at, "\\u%04x is half of a surrogate pair, the other half is missing",
+		(unsigned)u);
 }
 
 static int scan_escape(struct scan *c)
@@ -94,7 +95,8 @@ static int scan_escape(struct scan *c)
 	if (c->s[c->pos + 1] == 'u')
 		return scan_unicode(c);
 	if (!memchr("\"\\/bfnrt", c->s[c->pos + 1], 8))
-		return json_refuse(c, c->pos, "there is no escape of \\ with %s", shown(c, c->pos + 1, buf));
+		return json_refuse(
+			c, c->pos, "there is no escape of \\ with %s", shown(c, c->pos + 1, buf));
 	c->pos += 2;
 	return 0;
 }
@@ -116,7 +118,8 @@ int json_scan_string(struct scan *c)
 			continue;
 		}
 		if (b < 0x20)
-			return json_refuse(c, c->pos, "a control character (0x%02x) must be escaped in a string", b);
+			return json_refuse(c, c->pos,
+				"a control character (0x%02x) must be escaped in a string", b);
 		n = utf8_decode((const char *)c->s + c->pos, c->len - c->pos, NULL);
 		if (!n)
 			return json_refuse(c, c->pos, "invalid UTF-8 (byte 0x%02x)", b);
@@ -136,7 +139,8 @@ static int scan_digits(struct scan *c, const char *where)
 	char buf[24];
 
 	if (!is_digit(c))
-		return json_refuse(c, c->pos, "a digit must follow %s, not %s", where, shown(c, c->pos, buf));
+		return json_refuse(
+			c, c->pos, "a digit must follow %s, not %s", where, shown(c, c->pos, buf));
 	while (is_digit(c))
 		c->pos++;
 	return 0;
@@ -151,7 +155,8 @@ int json_scan_number(struct scan *c)
 	if (c->pos < c->len && c->s[c->pos] == '0') {
 		c->pos++;
 		if (is_digit(c))
-			return json_refuse(c, from, "a number must not begin with 0 and another digit");
+			return json_refuse(
+				c, from, "a number must not begin with 0 and another digit");
 	} else if (scan_digits(c, "the minus")) {
 		return -1;
 	}
@@ -169,7 +174,8 @@ int json_scan_number(struct scan *c)
 	}
 	/* cJSON copies a number into 64 bytes and would read the rest as garbage. */
 	if (c->pos - from >= JSON_NUMBER_LEN)
-		return json_refuse(c, from, "the number has more than %d characters", JSON_NUMBER_LEN - 1);
+		return json_refuse(
+			c, from, "the number has more than %d characters", JSON_NUMBER_LEN - 1);
 	return 0;
 }
 
@@ -195,12 +201,14 @@ static int scan_member(struct scan *c)
 	char buf[24];
 
 	if (c->pos >= c->len || c->s[c->pos] != '"')
-		return json_refuse(c, c->pos, "a key in quotes must stand here, not %s", shown(c, c->pos, buf));
+		return json_refuse(c, c->pos, "a key in quotes must stand here, not %s",
+			shown(c, c->pos, buf));
 	if (json_scan_string(c))
 		return -1;
 	json_skip_space(c);
 	if (c->pos >= c->len || c->s[c->pos] != ':')
-		return json_refuse(c, c->pos, "':' must follow the key, not %s", shown(c, c->pos, buf));
+		return json_refuse(
+			c, c->pos, "':' must follow the key, not %s", shown(c, c->pos, buf));
 	c->pos++;
 	return json_scan_value(c);
 }
@@ -224,7 +232,8 @@ static int scan_list(struct scan *c, unsigned char close)
 		if (c->pos < c->len && c->s[c->pos] == close)
 			goto done;
 		if (c->pos >= c->len || c->s[c->pos] != ',')
-			return json_refuse(c, c->pos, "',' or '%c' must follow, not %s", close, shown(c, c->pos, buf));
+			return json_refuse(c, c->pos, "',' or '%c' must follow, not %s", close,
+				shown(c, c->pos, buf));
 		c->pos++;
 	}
 done:

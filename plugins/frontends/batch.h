@@ -20,7 +20,8 @@ struct batch_conf {
 
 /* ---- batch_run.c: the run, as nvllm_frontend_vt.run ---- */
 
-int batch_run(const struct nvllm_host *, const struct nvllm_engine_vt *, struct nvllm_engine *, const void *conf);
+int batch_run(const struct nvllm_host *, const struct nvllm_engine_vt *, struct nvllm_engine *,
+	const void *conf);
 
 /* ---- batch_parse.c: one line of input, pure ---- */
 
@@ -167,8 +168,8 @@ struct batch_journal {
 
 /* Reads the journal that stands beside output, if resume, and cuts a torn record off
  * where write is set; without write nothing on the disk changes. 0, or a status and a sentence. */
-int  batch_journal_open(struct batch_journal *, const struct nvllm_host *, const struct batch_conf *,
-	bool write);
+int batch_journal_open(
+	struct batch_journal *, const struct nvllm_host *, const struct batch_conf *, bool write);
 /* Writes the first record of a new journal; refuses one begun with another model. */
 int  batch_journal_begin(struct batch_journal *, const char *model);
 /* The entry of a line that is done, or NULL. */

@@ -7,7 +7,8 @@
 #include <string.h>
 
 /* Room for n more elements of an array of cap with used of them taken. */
-static bool room(struct batch_answer *a, void *array, size_t *cap, size_t used, size_t n, size_t size)
+static bool room(
+	struct batch_answer *a, void *array, size_t *cap, size_t used, size_t n, size_t size)
 {
 	size_t want, bytes, doubled = *cap ? 2 * *cap : 16;
 	void *p;
@@ -32,16 +33,19 @@ static bool room(struct batch_answer *a, void *array, size_t *cap, size_t used, 
 
 static void add_token(struct batch_answer *a, const struct nvllm_token *t, struct batch_token *out)
 {
-	*out = (struct batch_token){ .id = t->id, .rank = t->rank, .logprob = t->logprob, .top_at = a->n_top };
-	if (t->n_top <= 0 || !room(a, &a->top, &a->cap_top, a->n_top, (size_t)t->n_top, sizeof(*a->top)))
+	*out = (struct batch_token){
+		.id = t->id, .rank = t->rank, .logprob = t->logprob, .top_at = a->n_top
+	};
+	if (t->n_top <= 0 ||
+		!room(a, &a->top, &a->cap_top, a->n_top, (size_t)t->n_top, sizeof(*a->top)))
 		return;
 	for (int32_t i = 0; i < t->n_top; i++)
 		a->top[a->n_top++] = (struct batch_top){ t->top_ids[i], t->top_logprobs[i] };
 	out->n_top = t->n_top;
 }
 
-static void add_tokens(struct batch_answer *a, const struct nvllm_event *ev, struct batch_token **list,
-	size_t *used, size_t *cap)
+static void add_tokens(struct batch_answer *a, const struct nvllm_event *ev,
+	struct batch_token **list, size_t *used, size_t *cap)
 {
 	size_t n = ev->tokens && ev->n_tokens > 0 ? (size_t)ev->n_tokens : 0;
 
@@ -63,7 +67,8 @@ static void add_end(struct batch_answer *a, const struct nvllm_event *ev)
 	if (ev->error)
 		snprintf(a->error, sizeof(a->error), "%s", ev->error);
 	if (ev->usage)
-		memcpy(&a->usage, ev->usage, ev->usage->size < sizeof(a->usage) ? ev->usage->size : sizeof(a->usage));
+		memcpy(&a->usage, ev->usage,
+			ev->usage->size < sizeof(a->usage) ? ev->usage->size : sizeof(a->usage));
 }
 
 bool batch_answer_add(struct batch_answer *a, const struct nvllm_event *ev)

@@ -28,8 +28,10 @@ static int io_error(struct batch_journal *j, const char *what, const char *path)
 
 static int damaged(struct batch_journal *j, int64_t record, const char *why)
 {
-	return j->host->fail(j->host, NVLLM_EINVAL, "%s:%lld: %s: this is no journal of an interrupted batch; delete it "
-		"to begin anew", j->path, (long long)record, why);
+	return j->host->fail(j->host, NVLLM_EINVAL,
+		"%s:%lld: %s: this is no journal of an interrupted batch; delete it "
+		"to begin anew",
+		j->path, (long long)record, why);
 }
 
 /* Makes entries[line - 1] exist. */
@@ -41,7 +43,9 @@ static struct batch_entry *entry_at(struct batch_journal *j, int64_t line)
 
 		if (cap < line)
 			cap = line;
-		e = (uint64_t)cap > SIZE_MAX / sizeof(*e) ? NULL : realloc(j->entries, (size_t)cap * sizeof(*e));
+		e = (uint64_t)cap > SIZE_MAX / sizeof(*e)
+			? NULL
+			: realloc(j->entries, (size_t)cap * sizeof(*e));
 		if (!e)
 			return NULL;
 		memset(e + j->cap, 0, (size_t)(cap - j->cap) * sizeof(*e));
@@ -60,7 +64,8 @@ const struct batch_entry *batch_journal_find(const struct batch_journal *j, int6
 
 static int no_memory(struct batch_journal *j)
 {
-	return j->host->fail(j->host, NVLLM_ENOMEM, "no memory for the journal of %lld lines", (long long)j->n);
+	return j->host->fail(
+		j->host, NVLLM_ENOMEM, "no memory for the journal of %lld lines", (long long)j->n);
 }
 
 static bool hex(const cJSON *v, uint64_t *out)
@@ -90,19 +95,22 @@ static int load_first(struct batch_journal *j, const cJSON *v)
 
 static int too_short(struct batch_journal *j, int64_t line)
 {
-	return j->host->fail(j->host, NVLLM_EINVAL, "%s has the answer of line %lld, and the input has fewer lines: the input "
-		"changed since the interrupted run. Put it back, or delete the journal to begin anew", j->path, (long long)line);
+	return j->host->fail(j->host, NVLLM_EINVAL,
+		"%s has the answer of line %lld, and the input has fewer lines: the input "
+		"changed since the interrupted run. Put it back, or delete the journal to begin "
+		"anew",
+		j->path, (long long)line);
 }
 
 /* The members before the output, *got but for where the output lies. */
-static int load_head(struct batch_journal *j, const struct batch_reader *r, const cJSON *v, struct batch_entry *got,
-	int64_t *line, uint64_t *check)
+static int load_head(struct batch_journal *j, const struct batch_reader *r, const cJSON *v,
+	struct batch_entry *got, int64_t *line, uint64_t *check)
 {
 	int64_t status = 0;
 
 	if (json_int64(json_get(v, "line"), line) || json_int64(json_get(v, "status"), &status) ||
-			!hex(json_get(v, "input"), &got->hash) || !hex(json_get(v, "id"), &got->id) ||
-			!hex(json_get(v, "check"), check))
+		!hex(json_get(v, "input"), &got->hash) || !hex(json_get(v, "id"), &got->id) ||
+		!hex(json_get(v, "check"), check))
 		return damaged(j, r->n, "a record lacks a member");
 	got->status = (int32_t)status;
 	return *line < 1 ? damaged(j, r->n, "a line number is below 1") : 0;
@@ -123,8 +131,8 @@ static int keep(struct batch_journal *j, int64_t line, struct batch_entry got)
 
 /* The record in r, which begins at offset. The output itself is not parsed: its text may
  * hold what the strict door refuses (U+0000), and its hash says that it is whole. */
-static int load_record(struct batch_journal *j, const struct batch_reader *r, int64_t offset, int64_t max_line,
-	bool *torn)
+static int load_record(struct batch_journal *j, const struct batch_reader *r, int64_t offset,
+	int64_t max_line, bool *torn)
 {
 	char *at = memmem(r->s, r->len, OUTPUT_KEY, strlen(OUTPUT_KEY));
 	struct batch_entry got = { 0 };
@@ -153,7 +161,8 @@ static int load_record(struct batch_journal *j, const struct batch_reader *r, in
 	return line > max_line ? too_short(j, line) : keep(j, line, got);
 }
 
-static int load_line(struct batch_journal *j, struct batch_reader *r, int64_t offset, int64_t max_line, bool *torn)
+static int load_line(struct batch_journal *j, struct batch_reader *r, int64_t offset,
+	int64_t max_line, bool *torn)
 {
 	cJSON *v = NULL;
 	int rc = 0;
@@ -197,8 +206,10 @@ static int load(struct batch_journal *j, int64_t max_line)
 
 static int exists(struct batch_journal *j)
 {
-	return j->host->fail(j->host, NVLLM_EINVAL, "%s is there: an earlier run was interrupted. Go on with --resume, or "
-		"delete it to begin anew", j->path);
+	return j->host->fail(j->host, NVLLM_EINVAL,
+		"%s is there: an earlier run was interrupted. Go on with --resume, or "
+		"delete it to begin anew",
+		j->path);
 }
 
 /* Opens the file for writing and takes its lock. */
@@ -210,7 +221,8 @@ static int open_file(struct batch_journal *j, bool resume)
 	if (!j->f)
 		return errno == EEXIST ? exists(j) : io_error(j, "write", j->path);
 	if (flock(fileno(j->f), LOCK_EX | LOCK_NB))
-		return j->host->fail(j->host, NVLLM_EINVAL, "another run is writing %s: let it end first", j->path);
+		return j->host->fail(j->host, NVLLM_EINVAL,
+			"another run is writing %s: let it end first", j->path);
 	return 0;
 }
 
@@ -221,8 +233,8 @@ static int cut_tail(struct batch_journal *j)
 	return 0;
 }
 
-int batch_journal_open(struct batch_journal *j, const struct nvllm_host *host, const struct batch_conf *c,
-	bool write)
+int batch_journal_open(struct batch_journal *j, const struct nvllm_host *host,
+	const struct batch_conf *c, bool write)
 {
 	struct stat input, own;
 	int64_t max_line = INT32_MAX;
@@ -237,7 +249,8 @@ int batch_journal_open(struct batch_journal *j, const struct nvllm_host *host, c
 	if (!stat(c->input, &input) && S_ISREG(input.st_mode) && input.st_size < INT32_MAX)
 		max_line = input.st_size + 1;
 	if (!stat(j->path, &own) && !S_ISREG(own.st_mode))
-		return host->fail(host, NVLLM_EINVAL, "%s, where the journal of finished lines belongs, is no plain file",
+		return host->fail(host, NVLLM_EINVAL,
+			"%s, where the journal of finished lines belongs, is no plain file",
 			j->path);
 	if (write)
 		rc = open_file(j, c->resume);
@@ -254,8 +267,10 @@ static int check_line(struct batch_journal *j, const struct batch_reader *r, con
 
 	if (!e || e->hash == r->hash)
 		return 0;
-	return j->host->fail(j->host, NVLLM_EINVAL, "%s:%lld is not the line that %s has the answer of: the input changed "
-		"since the interrupted run. Put it back, or delete the journal to begin anew", input, (long long)r->n, j->path);
+	return j->host->fail(j->host, NVLLM_EINVAL,
+		"%s:%lld is not the line that %s has the answer of: the input changed "
+		"since the interrupted run. Put it back, or delete the journal to begin anew",
+		input, (long long)r->n, j->path);
 }
 
 int batch_journal_check_input(struct batch_journal *j, const struct batch_conf *c)
@@ -290,8 +305,10 @@ static int append(struct batch_journal *j, struct json_buf *b)
 	if (memory)
 		return no_memory(j);
 	if (!ok)
-		return j->host->fail(j->host, NVLLM_EIO, "cannot write %s: %s. What is finished is kept: make room, then go on "
-			"with --resume", j->path, strerror(errno));
+		return j->host->fail(j->host, NVLLM_EIO,
+			"cannot write %s: %s. What is finished is kept: make room, then go on "
+			"with --resume",
+			j->path, strerror(errno));
 	j->end += (int64_t)len;
 	return 0;
 }
@@ -300,9 +317,12 @@ int batch_journal_begin(struct batch_journal *j, const char *model)
 {
 	struct json_buf b = { 0 };
 
+	if (j->model && strcmp(j->model, model))
+		return j->host->fail(j->host, NVLLM_EINVAL,
+			"%s was begun with the model '%s', this is '%s': go on with that one, or "
+			"delete the journal to begin anew", j->path, j->model, model);
 	if (j->model)
-		return strcmp(j->model, model) ? j->host->fail(j->host, NVLLM_EINVAL, "%s was begun with the model '%s', this "
-			"is '%s': go on with that one, or delete the journal to begin anew", j->path, j->model, model) : 0;
+		return 0;
 	json_put(&b, "{\"nvllm_batch_journal\": 1, \"model\": ");
 	json_put_string(&b, model, strlen(model));
 	json_put(&b, "}\n");
@@ -319,8 +339,10 @@ int batch_journal_add(struct batch_journal *j, int64_t line, uint64_t hash, uint
 
 	if (!e || output->failed)
 		return no_memory(j);
-	n = snprintf(head, sizeof(head), "{\"line\": %lld, \"input\": \"%016llx\", \"id\": \"%016llx\", \"status\": %d, "
-		"\"check\": \"%016llx\"" OUTPUT_KEY, (long long)line, (unsigned long long)hash, (unsigned long long)id, status,
+	n = snprintf(head, sizeof(head),
+		"{\"line\": %lld, \"input\": \"%016llx\", \"id\": \"%016llx\", \"status\": %d, "
+		"\"check\": \"%016llx\"" OUTPUT_KEY,
+		(long long)line, (unsigned long long)hash, (unsigned long long)id, status,
 		(unsigned long long)batch_hash(BATCH_HASH, output->s, output->len));
 	got = (struct batch_entry){ j->end + n, (int64_t)output->len, hash, id, status };
 	json_put_raw(&b, head, (size_t)n);
@@ -379,8 +401,10 @@ int batch_journal_finish(struct batch_journal *j, const struct batch_conf *c)
 	if (asprintf(&part, "%s.part", c->output) < 0)
 		return no_memory(j);
 	if (write_output(j, part) || rename(part, c->output)) {
-		rc = j->host->fail(j->host, NVLLM_EIO, "cannot write %s: %s. All lines are finished and kept in %s: make room, "
-			"then go on with --resume", c->output, strerror(errno), j->path);
+		rc = j->host->fail(j->host, NVLLM_EIO,
+			"cannot write %s: %s. All lines are finished and kept in %s: make room, "
+			"then go on with --resume",
+			c->output, strerror(errno), j->path);
 		unlink(part);
 	} else if (unlink(j->path)) {
 		rc = io_error(j, "remove", j->path);

@@ -352,7 +352,8 @@ static void put_usage(const struct out *o)
 }
 
 /* An id: the same for one line of one run, another in another run. */
-static void put_id(struct json_buf *b, const struct batch_writer *w, const char *prefix, int64_t line)
+static void put_id(
+	struct json_buf *b, const struct batch_writer *w, const char *prefix, int64_t line)
 {
 	char text[80];
 
@@ -362,8 +363,8 @@ static void put_id(struct json_buf *b, const struct batch_writer *w, const char 
 }
 
 /* The line's beginning, up to the body. */
-static void put_head(struct json_buf *b, const struct batch_writer *w, int64_t line, const char *custom_id,
-	int status)
+static void put_head(struct json_buf *b, const struct batch_writer *w, int64_t line,
+	const char *custom_id, int status)
 {
 	json_put(b, "{\"id\": ");
 	put_id(b, w, "batch_req_", line);
@@ -403,8 +404,8 @@ void batch_put_answer(struct json_buf *b, const struct batch_writer *w, int64_t 
 	json_put(b, "}}, \"error\": null}");
 }
 
-void batch_put_refusal(struct json_buf *b, const struct batch_writer *w, int64_t line, const char *custom_id,
-	const struct batch_error *err)
+void batch_put_refusal(struct json_buf *b, const struct batch_writer *w, int64_t line,
+	const char *custom_id, const struct batch_error *err)
 {
 	bool ours = err->status >= 500;
 

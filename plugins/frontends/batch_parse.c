@@ -29,15 +29,20 @@ static const char *shown(const cJSON *v, char buf[JSON_NUMBER_LEN])
 {
 	if (cJSON_IsNumber(v))
 		return json_number_text(v, buf);
-	return cJSON_IsString(v) ? "a string" : cJSON_IsArray(v) ? "an array" : cJSON_IsObject(v) ? "an object"
-		: cJSON_IsTrue(v) ? "true" : cJSON_IsFalse(v) ? "false" : "null";
+	return cJSON_IsString(v)    ? "a string"
+		: cJSON_IsArray(v)  ? "an array"
+		: cJSON_IsObject(v) ? "an object"
+		: cJSON_IsTrue(v)   ? "true"
+		: cJSON_IsFalse(v)  ? "false"
+				    : "null";
 }
 
 int batch_wrong(struct reading *g, const char *name, const cJSON *v, const char *want)
 {
 	char buf[JSON_NUMBER_LEN];
 
-	return batch_refuse(g->err, 400, name, "%s is %s: it must be %s", name, shown(v, buf), want);
+	return batch_refuse(
+		g->err, 400, name, "%s is %s: it must be %s", name, shown(v, buf), want);
 }
 
 /* ---- one function a kind of value ---- */
@@ -71,8 +76,9 @@ static int take_same(struct reading *g, const struct param *p, cJSON *v)
 
 	snprintf(only, sizeof(only), p->range ? "false" : "%g", p->lo);
 	if (!same)
-		return batch_refuse(g->err, 400, p->name, "nothing here takes %s: leave it out (or %s, which does nothing)",
-			p->name, only);
+		return batch_refuse(g->err, 400, p->name,
+			"nothing here takes %s: leave it out (or %s, which does nothing)", p->name,
+			only);
 	return 0;
 }
 
@@ -110,7 +116,8 @@ static int take_chat_logprobs(struct reading *g, const struct param *p, cJSON *v
 
 static int take_top_logprobs(struct reading *g, const struct param *p, cJSON *v)
 {
-	if (json_int64(v, &g->top_logprobs) || g->top_logprobs < 0 || g->top_logprobs > BATCH_MAX_TOP)
+	if (json_int64(v, &g->top_logprobs) || g->top_logprobs < 0 ||
+		g->top_logprobs > BATCH_MAX_TOP)
 		return batch_wrong(g, p->name, v, p->range);
 	return 0;
 }
@@ -140,10 +147,13 @@ static int add_stop(struct reading *g, const cJSON *v)
 	struct batch_request *r = g->r;
 
 	if (!cJSON_IsString(v) || !*v->valuestring)
-		return batch_wrong(g, "stop", v, "a text of at least one character, or a list of such texts");
+		return batch_wrong(
+			g, "stop", v, "a text of at least one character, or a list of such texts");
 	if (r->params.n_stops == BATCH_MAX_STOPS)
-		return batch_refuse(g->err, 400, "stop", "stop has more than %d texts", BATCH_MAX_STOPS);
-	r->stops[r->params.n_stops++] = (struct nvllm_str){ v->valuestring, (int64_t)strlen(v->valuestring) };
+		return batch_refuse(
+			g->err, 400, "stop", "stop has more than %d texts", BATCH_MAX_STOPS);
+	r->stops[r->params.n_stops++] = (struct nvllm_str){ v->valuestring,
+		(int64_t)strlen(v->valuestring) };
 	r->params.stops = r->stops;
 	return 0;
 }
@@ -169,16 +179,20 @@ static const struct param params[] = {
 	{ "max_tokens", BOTH, take_max_tokens },
 	{ "max_completion_tokens", BATCH_CHAT, take_max_tokens },
 	{ "temperature", BOTH, take_double, AT(temperature), 0, 1e6, 0, 0, "a number, 0 or more" },
-	{ "top_p", BOTH, take_double, AT(top_p), DBL_TRUE_MIN, 1, 0, 0, "a number above 0 and at most 1" },
+	{ "top_p", BOTH, take_double, AT(top_p), DBL_TRUE_MIN, 1, 0, 0,
+		"a number above 0 and at most 1" },
 	{ "min_p", BOTH, take_double, AT(min_p), 0, 1, 0, 0, "a number from 0 to 1" },
 	{ "top_k", BOTH, take_int, AT(top_k), 0, 0, -1, INT64_MAX, "a whole number, -1 or more" },
 	{ "seed", BOTH, take_seed },
 	{ "stop", BOTH, take_stop },
 	{ "ignore_eos", BOTH, take_ignore_eos },
-	{ "logprobs", BATCH_COMPLETION, take_int, AT(logprobs), 0, 0, 0, BATCH_MAX_TOP, "a whole number from 0 to 20" },
+	{ "logprobs", BATCH_COMPLETION, take_int, AT(logprobs), 0, 0, 0, BATCH_MAX_TOP,
+		"a whole number from 0 to 20" },
 	{ "logprobs", BATCH_CHAT, take_chat_logprobs },
-	{ "top_logprobs", BATCH_CHAT, take_top_logprobs, 0, 0, 0, 0, 0, "a whole number from 0 to 20" },
-	{ "prompt_logprobs", BOTH, take_int, AT(prompt_logprobs), 0, 0, 0, BATCH_MAX_TOP, "a whole number from 0 to 20" },
+	{ "top_logprobs", BATCH_CHAT, take_top_logprobs, 0, 0, 0, 0, 0,
+		"a whole number from 0 to 20" },
+	{ "prompt_logprobs", BOTH, take_int, AT(prompt_logprobs), 0, 0, 0, BATCH_MAX_TOP,
+		"a whole number from 0 to 20" },
 	{ "return_token_ids", BOTH, take_return_ids },
 	{ "n", BOTH, take_same, 0, 1 },
 	{ "best_of", BATCH_COMPLETION, take_same, 0, 1 },
@@ -233,7 +247,8 @@ static const char *nearest(const char *word, const char *const *names, size_t n)
 	return found;
 }
 
-static int unknown(struct reading *g, const char *key, const char *where, const char *const *names, size_t n)
+static int unknown(
+	struct reading *g, const char *key, const char *where, const char *const *names, size_t n)
 {
 	const char *near = nearest(key, names, n);
 
@@ -253,7 +268,8 @@ static int take_param(struct reading *g, cJSON *v)
 			return cJSON_IsNull(v) ? 0 : params[i].take(g, &params[i], v);
 		names[n++] = params[i].name;
 	}
-	return unknown(g, v->string, g->r->api == BATCH_CHAT ? "a chat completion" : "a completion", names, n);
+	return unknown(g, v->string, g->r->api == BATCH_CHAT ? "a chat completion" : "a completion",
+		names, n);
 }
 
 /* What several keys decide together. */
@@ -271,11 +287,14 @@ static int settle(struct reading *g)
 	if (!r->messages)
 		return batch_refuse(g->err, 400, "messages", "body has no messages");
 	if (a != NVLLM_UNSET && b != NVLLM_UNSET && a != b)
-		return batch_refuse(g->err, 400, "max_tokens", "max_tokens is %lld and max_completion_tokens is %lld: they mean "
-			"the same, give one", (long long)a, (long long)b);
+		return batch_refuse(g->err, 400, "max_tokens",
+			"max_tokens is %lld and max_completion_tokens is %lld: they mean "
+			"the same, give one",
+			(long long)a, (long long)b);
 	r->params.max_tokens = b == NVLLM_UNSET ? a : b;
 	if (g->top_logprobs != NVLLM_UNSET && g->top_logprobs > 0 && !g->logprobs)
-		return batch_refuse(g->err, 400, "top_logprobs", "top_logprobs needs logprobs to be true");
+		return batch_refuse(
+			g->err, 400, "top_logprobs", "top_logprobs needs logprobs to be true");
 	if (g->logprobs)
 		r->params.logprobs = g->top_logprobs == NVLLM_UNSET ? 0 : g->top_logprobs;
 	return 0;
@@ -296,14 +315,16 @@ static int take_body(struct reading *g, cJSON *body)
 static int take_url(struct reading *g, const cJSON *url)
 {
 	if (!cJSON_IsString(url))
-		return batch_refuse(g->err, 400, "url", "url is missing or no text: it must be /v1/completions or "
+		return batch_refuse(g->err, 400, "url",
+			"url is missing or no text: it must be /v1/completions or "
 			"/v1/chat/completions");
 	if (!strcmp(url->valuestring, "/v1/completions"))
 		g->r->api = BATCH_COMPLETION;
 	else if (!strcmp(url->valuestring, "/v1/chat/completions"))
 		g->r->api = BATCH_CHAT;
 	else
-		return batch_refuse(g->err, 400, "url", "url is '%.80s': it must be /v1/completions or /v1/chat/completions",
+		return batch_refuse(g->err, 400, "url",
+			"url is '%.80s': it must be /v1/completions or /v1/chat/completions",
 			url->valuestring);
 	return 0;
 }
@@ -314,9 +335,11 @@ static int take_line(struct reading *g, const cJSON *line)
 	const cJSON *id = json_get(line, "custom_id"), *method = json_get(line, "method");
 
 	if (!cJSON_IsObject(line))
-		return batch_refuse(g->err, 400, NULL, "the line must be an object with custom_id, method, url and body");
+		return batch_refuse(g->err, 400, NULL,
+			"the line must be an object with custom_id, method, url and body");
 	if (!cJSON_IsString(id) || !*id->valuestring)
-		return batch_refuse(g->err, 400, "custom_id", "custom_id is missing, empty or no text");
+		return batch_refuse(
+			g->err, 400, "custom_id", "custom_id is missing, empty or no text");
 	g->r->custom_id = id->valuestring;
 	for (const cJSON *m = line->child; m; m = m->next) {
 		size_t i = 0;
@@ -334,7 +357,10 @@ static int take_line(struct reading *g, const cJSON *line)
 int batch_parse(const char *line, size_t len, struct batch_request *out, struct batch_error *err)
 {
 	const struct json_limits limits = { .max_values = BATCH_MAX_VALUES };
-	struct reading g = { .r = out, .err = err, .top_logprobs = NVLLM_UNSET, .max_tokens = NVLLM_UNSET,
+	struct reading g = { .r = out,
+		.err = err,
+		.top_logprobs = NVLLM_UNSET,
+		.max_tokens = NVLLM_UNSET,
 		.max_completion_tokens = NVLLM_UNSET };
 	struct json_error why;
 
@@ -342,7 +368,8 @@ int batch_parse(const char *line, size_t len, struct batch_request *out, struct 
 	memset(err, 0, sizeof(*err));
 	out->params = nvllm_params_none();
 	if (json_parse(line, len, &limits, &out->json, &why))
-		return batch_refuse(err, 400, NULL, "the line cannot be read as JSON: %s, at byte %zu", why.why, why.offset);
+		return batch_refuse(err, 400, NULL,
+			"the line cannot be read as JSON: %s, at byte %zu", why.why, why.offset);
 	return take_line(&g, out->json);
 }
 

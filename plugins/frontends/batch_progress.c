@@ -60,10 +60,12 @@ void batch_progress_draw(struct batch_progress *p, int64_t done, int64_t output_
 		return;
 	p->next_ns = now + REDRAW_NS;
 	if (p->total && done > p->before)
-		snprintf(left, sizeof(left), ", %.0f s left", s * (double)(p->total - done) / (double)(done - p->before));
+		snprintf(left, sizeof(left), ", %.0f s left",
+			s * (double)(p->total - done) / (double)(done - p->before));
 	if (p->total)
-		fprintf(stderr, "\r[%.*s%*s] %lld/%lld lines", fill, "========================", BAR - fill, "",
-			(long long)done, (long long)p->total);
+		fprintf(stderr, "\r[%.*s%*s] %lld/%lld lines", fill,
+			"========================", BAR - fill, "", (long long)done,
+			(long long)p->total);
 	else
 		fprintf(stderr, "\r%lld lines", (long long)done);
 	fprintf(stderr, ", %.1f tokens/s%s\033[K", s > 0 ? (double)output_tokens / s : 0, left);

@@ -12,11 +12,14 @@ static int take_ids(struct reading *g, cJSON *list)
 
 	for (cJSON *v = list->child; v; v = v->next, n++)
 		if (json_int64(v, &id) || id < 0 || id > INT32_MAX)
-			return batch_refuse(g->err, 400, "prompt", "prompt[%lld] is no token id: a prompt is a text, a list of one "
-				"text, or a list of token ids", (long long)n);
+			return batch_refuse(g->err, 400, "prompt",
+				"prompt[%lld] is no token id: a prompt is a text, a list of one "
+				"text, or a list of token ids",
+				(long long)n);
 	g->r->tokens = malloc((size_t)n * sizeof(int32_t));
 	if (!g->r->tokens)
-		return batch_refuse(g->err, 500, "prompt", "no memory for a prompt of %lld tokens", (long long)n);
+		return batch_refuse(g->err, 500, "prompt", "no memory for a prompt of %lld tokens",
+			(long long)n);
 	n = 0;
 	for (cJSON *v = list->child; v; v = v->next) {
 		json_int64(v, &id);
@@ -32,17 +35,20 @@ int batch_take_prompt(struct reading *g, const struct param *p, cJSON *v)
 
 	if (first && !cJSON_IsNumber(first)) {
 		if (first->next)
-			return batch_refuse(g->err, 400, "prompt", "prompt is a list of several prompts: a line takes one, give "
+			return batch_refuse(g->err, 400, "prompt",
+				"prompt is a list of several prompts: a line takes one, give "
 				"each its own line");
 		v = first;
 		first = cJSON_IsArray(v) ? v->child : NULL;
 	}
 	if (cJSON_IsArray(v) && !first)
-		return batch_refuse(g->err, 400, "prompt", "prompt is empty: it must have at least one token");
+		return batch_refuse(
+			g->err, 400, "prompt", "prompt is empty: it must have at least one token");
 	if (first)
 		return take_ids(g, v);
 	if (!cJSON_IsString(v))
-		return batch_wrong(g, p->name, v, "a text, a list of one text, or a list of token ids");
+		return batch_wrong(
+			g, p->name, v, "a text, a list of one text, or a list of token ids");
 	g->r->prompt = (struct nvllm_str){ v->valuestring, (int64_t)strlen(v->valuestring) };
 	return 0;
 }
@@ -55,13 +61,16 @@ static const char *part_text(struct reading *g, const cJSON *part, int i)
 	const cJSON *type = json_get(part, "type"), *text = json_get(part, "text");
 
 	if (!cJSON_IsString(type) || strcmp(type->valuestring, "text") || !cJSON_IsString(text)) {
-		batch_refuse(g->err, 400, "messages", "messages[%d].content has a part that is not {\"type\": \"text\", "
-			"\"text\": \"...\"}: this model takes text alone", i);
+		batch_refuse(g->err, 400, "messages",
+			"messages[%d].content has a part that is not {\"type\": \"text\", "
+			"\"text\": \"...\"}: this model takes text alone",
+			i);
 		return NULL;
 	}
 	for (const cJSON *m = part->child; m; m = m->next)
 		if (strcmp(m->string, "type") && strcmp(m->string, "text")) {
-			batch_refuse(g->err, 400, "messages", "messages[%d].content: nothing here takes '%.60s'", i, m->string);
+			batch_refuse(g->err, 400, "messages",
+				"messages[%d].content: nothing here takes '%.60s'", i, m->string);
 			return NULL;
 		}
 	return text->valuestring;
@@ -84,8 +93,10 @@ static const char *join_parts(struct reading *g, cJSON *list, int i)
 		json_put(&b, text);
 	}
 	if (!b.s || b.failed) {
-		batch_refuse(g->err, b.failed ? 500 : 400, "messages", b.failed ? "no memory for messages[%d]"
-			: "messages[%d].content is an empty list", i);
+		batch_refuse(g->err, b.failed ? 500 : 400, "messages",
+			b.failed ? "no memory for messages[%d]"
+				 : "messages[%d].content is an empty list",
+			i);
 		json_buf_free(&b);
 		return NULL;
 	}
@@ -99,17 +110,24 @@ static int take_message(struct reading *g, cJSON *v, int i, struct nvllm_chat_me
 	const char *text;
 
 	if (!cJSON_IsObject(v))
-		return batch_refuse(g->err, 400, "messages", "messages[%d] must be an object with role and content", i);
+		return batch_refuse(g->err, 400, "messages",
+			"messages[%d] must be an object with role and content", i);
 	for (const cJSON *m = v->child; m; m = m->next)
 		if (strcmp(m->string, "role") && strcmp(m->string, "content"))
-			return batch_refuse(g->err, 400, "messages", "messages[%d]: nothing here takes '%.60s'", i, m->string);
+			return batch_refuse(g->err, 400, "messages",
+				"messages[%d]: nothing here takes '%.60s'", i, m->string);
 	if (!cJSON_IsString(role) || !*role->valuestring)
-		return batch_refuse(g->err, 400, "messages", "messages[%d].role is missing or no text", i);
-	text = cJSON_IsArray(content) ? join_parts(g, content, i)
-		: cJSON_IsString(content) ? content->valuestring : NULL;
-	if (!text)
-		return cJSON_IsArray(content) ? -1 : batch_refuse(g->err, 400, "messages",
+		return batch_refuse(
+			g->err, 400, "messages", "messages[%d].role is missing or no text", i);
+	if (cJSON_IsArray(content))
+		text = join_parts(g, content, i);
+	else if (cJSON_IsString(content))
+		text = content->valuestring;
+	else
+		return batch_refuse(g->err, 400, "messages",
 			"messages[%d].content is missing, or neither a text nor a list of text parts", i);
+	if (!text)
+		return -1;
 	out->size = sizeof(*out);
 	out->role = (struct nvllm_str){ role->valuestring, (int64_t)strlen(role->valuestring) };
 	out->content = (struct nvllm_str){ text, (int64_t)strlen(text) };

@@ -136,14 +136,17 @@ static void refuse_job(struct run *r, struct job *j, const struct batch_error *e
 /* The engine's status as HTTP has it: whose fault it was. */
 static int http_status(int status)
 {
-	return status == NVLLM_EINVAL || status == NVLLM_ENOTSUP || status == NVLLM_ENOPAGES ? 400 : 500;
+	bool theirs = status == NVLLM_EINVAL || status == NVLLM_ENOTSUP || status == NVLLM_ENOPAGES;
+
+	return theirs ? 400 : 500;
 }
 
 static int engine_refused(struct run *r, int status, struct batch_error *err)
 {
 	const char *why = r->vt->error(r->engine);
 
-	return batch_refuse(err, http_status(status), NULL, "%s", *why ? why : "the engine refused the request");
+	return batch_refuse(err, http_status(status), NULL, "%s",
+		*why ? why : "the engine refused the request");
 }
 
 static int render(struct run *r, struct job *j, struct batch_error *err)
@@ -153,20 +156,27 @@ static int render(struct run *r, struct job *j, struct batch_error *err)
 	int64_t n;
 
 	if (!r->vt->info(r->engine)->has_chat)
-		return batch_refuse(err, 400, "url", "this model has no chat template: use /v1/completions");
+		return batch_refuse(
+			err, 400, "url", "this model has no chat template: use /v1/completions");
 	n = r->vt->render(r->engine, &chat, NULL, 0);
 	if (n < 0)
 		return engine_refused(r, (int)n, err);
 	j->rendered = malloc((size_t)n + 1);
 	if (!j->rendered)
-		return batch_refuse(err, 500, NULL, "no memory for a prompt of %lld bytes", (long long)n);
-	j->prompt = (struct nvllm_str){ j->rendered, r->vt->render(r->engine, &chat, j->rendered, n) };
-	return j->prompt.len == n ? 0 : batch_refuse(err, 500, NULL, "the chat template gave two different texts");
+		return batch_refuse(
+			err, 500, NULL, "no memory for a prompt of %lld bytes", (long long)n);
+	j->prompt = (struct nvllm_str){ j->rendered,
+		r->vt->render(r->engine, &chat, j->rendered, n) };
+	return j->prompt.len == n
+		? 0
+		: batch_refuse(err, 500, NULL, "the chat template gave two different texts");
 }
 
 static int submit(struct run *r, struct job *j, struct batch_error *err)
 {
-	struct nvllm_request q = { .size = sizeof(q), .params = &j->req.params, .on_event = on_event, .user = j };
+	struct nvllm_request q = {
+		.size = sizeof(q), .params = &j->req.params, .on_event = on_event, .user = j
+	};
 	int rc;
 
 	if (j->req.api == BATCH_CHAT) {
@@ -190,7 +200,8 @@ static int read_job(struct run *r, struct job *j, struct batch_error *err)
 	int fresh;
 
 	if (r->in.too_long)
-		return batch_refuse(err, 400, NULL, "the line has more than %lld bytes, the limit set by [batch] max_line",
+		return batch_refuse(err, 400, NULL,
+			"the line has more than %lld bytes, the limit set by [batch] max_line",
 			(long long)r->conf->max_line);
 	if (batch_parse(r->in.s, r->in.len, &j->req, err) && !j->req.custom_id)
 		return -1;
@@ -200,7 +211,8 @@ static int read_job(struct run *r, struct job *j, struct batch_error *err)
 	if (fresh < 0)
 		return batch_refuse(err, 500, NULL, "no memory for another custom_id");
 	if (!fresh)
-		return batch_refuse(err, 400, "custom_id", "an earlier line has the custom_id '%.100s' too", id);
+		return batch_refuse(err, 400, "custom_id",
+			"an earlier line has the custom_id '%.100s' too", id);
 	return err->status ? -1 : submit(r, j, err);
 }
 
@@ -213,14 +225,18 @@ static void start_line(struct run *r)
 
 	if (done) {
 		if (done->id && batch_set_add(&r->ids, done->id) < 0)
-			run_fail(r, r->host->fail(r->host, NVLLM_ENOMEM, "no memory for another custom_id"));
+			run_fail(r,
+				r->host->fail(
+					r->host, NVLLM_ENOMEM, "no memory for another custom_id"));
 		return;
 	}
 	if (!r->in.too_long && batch_is_blank(r->in.s, r->in.len))
 		return;
 	j = calloc(1, sizeof(*j));
 	if (!j) {
-		run_fail(r, r->host->fail(r->host, NVLLM_ENOMEM, "no memory for line %lld", (long long)r->in.n));
+		run_fail(r,
+			r->host->fail(r->host, NVLLM_ENOMEM, "no memory for line %lld",
+				(long long)r->in.n));
 		return;
 	}
 	j->run = r;
@@ -240,8 +256,9 @@ static void next_line(struct run *r)
 	}
 	r->eof = true;
 	if (r->in.failed)
-		run_fail(r, r->host->fail(r->host, NVLLM_EIO, "cannot read %s after line %lld: %s", r->conf->input,
-			(long long)r->in.n, strerror(errno)));
+		run_fail(r,
+			r->host->fail(r->host, NVLLM_EIO, "cannot read %s after line %lld: %s",
+				r->conf->input, (long long)r->in.n, strerror(errno)));
 }
 
 /* ---- what an answer becomes ---- */
@@ -250,14 +267,15 @@ static void next_line(struct run *r)
  * *memory to free. */
 static const int32_t *prompt_ids(struct run *r, const struct job *j, int32_t **memory)
 {
-	int64_t n = j->answer.usage.n_prompt;
+	int64_t n = j->answer.usage.n_prompt, got;
 
 	if (j->req.tokens)
 		return j->req.tokens;
 	*memory = malloc((size_t)n * sizeof(**memory) + 1);
-	if (*memory && r->vt->encode(r->engine, j->prompt.s, j->prompt.len, j->encode_flags, *memory, n) != n)
+	if (!*memory)
 		return NULL;
-	return *memory;
+	got = r->vt->encode(r->engine, j->prompt.s, j->prompt.len, j->encode_flags, *memory, n);
+	return got == n ? *memory : NULL;
 }
 
 static void put_answer(struct run *r, struct job *j, struct json_buf *out, struct batch_error *err)
@@ -267,14 +285,15 @@ static void put_answer(struct run *r, struct job *j, struct json_buf *out, struc
 	int32_t *memory = NULL;
 
 	if (a->finish == NVLLM_FINISH_ERROR || a->finish == NVLLM_FINISH_CANCEL) {
-		batch_refuse(err, a->finish == NVLLM_FINISH_ERROR ? http_status(a->status) : 500, NULL, "%s",
-			*a->error ? a->error : "the engine ended the request early");
+		batch_refuse(err, a->finish == NVLLM_FINISH_ERROR ? http_status(a->status) : 500,
+			NULL, "%s", *a->error ? a->error : "the engine ended the request early");
 		return;
 	}
 	if (j->req.return_token_ids) {
 		ids = prompt_ids(r, j, &memory);
 		if (!ids)
-			batch_refuse(err, 500, NULL, "no memory for the ids of the prompt, or they changed");
+			batch_refuse(err, 500, NULL,
+				"no memory for the ids of the prompt, or they changed");
 	}
 	if (!err->status)
 		batch_put_answer(out, &r->writer, j->line, &j->req, a, ids);
@@ -340,7 +359,8 @@ static void take_interrupt(struct run *r)
 		return;
 	r->interrupted = true;
 	batch_progress_clear(&r->progress);
-	fprintf(stderr, "batch: interrupted; the running step ends first (Ctrl-C again: at once)\n");
+	fprintf(stderr,
+		"batch: interrupted; the running step ends first (Ctrl-C again: at once)\n");
 	interrupt_let_kill(&r->interrupt);
 	stop(r);
 }
@@ -372,8 +392,9 @@ static void say_summary(const struct run *r)
 	fprintf(stderr, "batch: %lld lines, %lld failed", (long long)j->done, (long long)j->failed);
 	if (p->before)
 		fprintf(stderr, ", %lld kept from an earlier run", (long long)p->before);
-	fprintf(stderr, "; %lld prompt and %lld generated tokens in %.2f s (%.1f tokens/s); ", (long long)p->n_prompt,
-		(long long)p->n_output, s, s > 0 ? (double)p->n_output / s : 0);
+	fprintf(stderr, "; %lld prompt and %lld generated tokens in %.2f s (%.1f tokens/s); ",
+		(long long)p->n_prompt, (long long)p->n_output, s,
+		s > 0 ? (double)p->n_output / s : 0);
 	fprintf(stderr, "written to %s\n", r->conf->output);
 }
 
@@ -384,7 +405,9 @@ static int conclude(struct run *r)
 
 	batch_progress_clear(&r->progress);
 	if (!rc && r->interrupted && (r->dropped || !r->eof)) {
-		fprintf(stderr, "batch: interrupted: %lld lines are finished and kept in %s; go on with --resume\n",
+		fprintf(stderr,
+			"batch: interrupted: %lld lines are finished and kept in %s; go on with "
+			"--resume\n",
 			(long long)r->journal.done, r->journal.path);
 		return NVLLM_EXIT_INTERRUPTED;
 	}
@@ -416,7 +439,8 @@ static int open_files(struct run *r)
 	r->writer = (struct batch_writer){ r->vt, r->engine, model ? model : "", now.tv_sec, 0 };
 	r->writer.run = batch_hash(BATCH_HASH, (const char *)&now, sizeof(now));
 	if (batch_reader_open(&r->in, r->conf->input, (size_t)r->conf->max_line))
-		return r->host->fail(r->host, NVLLM_EIO, "cannot read %s: %s", r->conf->input, strerror(errno));
+		return r->host->fail(
+			r->host, NVLLM_EIO, "cannot read %s: %s", r->conf->input, strerror(errno));
 	rc = batch_journal_open(&r->journal, r->host, r->conf, true);
 	if (!rc)
 		rc = batch_journal_check_input(&r->journal, r->conf);
@@ -431,7 +455,8 @@ static int run_opened(struct run *r)
 		return rc;
 	r->event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (r->event < 0 || interrupt_begin(&r->interrupt)) {
-		rc = r->host->fail(r->host, NVLLM_EIO, "cannot make a descriptor for events: %s", strerror(errno));
+		rc = r->host->fail(r->host, NVLLM_EIO, "cannot make a descriptor for events: %s",
+			strerror(errno));
 	} else {
 		r->max_active = max_active(r);
 		batch_progress_begin(&r->progress, r->conf, r->journal.done);
@@ -444,8 +469,8 @@ static int run_opened(struct run *r)
 	return rc;
 }
 
-int batch_run(const struct nvllm_host *host, const struct nvllm_engine_vt *vt, struct nvllm_engine *engine,
-	const void *conf)
+int batch_run(const struct nvllm_host *host, const struct nvllm_engine_vt *vt,
+	struct nvllm_engine *engine, const void *conf)
 {
 	struct run r = { .host = host, .vt = vt, .engine = engine, .conf = conf };
 	int rc;

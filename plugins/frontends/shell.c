@@ -25,7 +25,8 @@ static int conclude(struct shell *sh, const struct shell_answer *a)
 	if (error == EPIPE)
 		return NVLLM_EXIT_FAIL;
 	if (error)
-		return sh->host->fail(sh->host, NVLLM_EIO, "cannot write to standard output: %s", strerror(error));
+		return sh->host->fail(sh->host, NVLLM_EIO, "cannot write to standard output: %s",
+			strerror(error));
 	shell_say_figures(&a->usage);
 	return a->interrupted ? NVLLM_EXIT_INTERRUPTED : NVLLM_EXIT_OK;
 }
@@ -62,8 +63,10 @@ static int check_text(const struct nvllm_host *host, const char *s, size_t len, 
 {
 	size_t bad = utf8_check(s, len);
 
-	return bad == len ? 0 : host->fail(host, NVLLM_EINVAL, "%s is not valid UTF-8 (byte %zu is 0x%02x)", what, bad,
-		(unsigned char)s[bad]);
+	if (bad == len)
+		return 0;
+	return host->fail(host, NVLLM_EINVAL, "%s is not valid UTF-8 (byte %zu is 0x%02x)",
+		what, bad, (unsigned char)s[bad]);
 }
 
 static int answer(struct shell *sh, const char *s, size_t len, const char *what)
@@ -73,7 +76,8 @@ static int answer(struct shell *sh, const char *s, size_t len, const char *what)
 
 	if (rc)
 		return rc;
-	return sh->conf->raw ? answer_text(sh, prompt, NVLLM_ENCODE_SPECIAL) : answer_chat(sh, prompt);
+	return sh->conf->raw ? answer_text(sh, prompt, NVLLM_ENCODE_SPECIAL)
+			     : answer_chat(sh, prompt);
 }
 
 /* All of standard input, without one newline at its end. Ctrl-C still ends the program
@@ -86,15 +90,19 @@ static int read_stdin(struct shell *sh, struct json_buf *b)
 	while ((n = fread(chunk, 1, sizeof(chunk), stdin)) > 0) {
 		json_put_raw(b, chunk, n);
 		if (b->failed || b->len > MAX_STDIN)
-			return sh->host->fail(sh->host, NVLLM_EINVAL, "standard input has more than %zu bytes: it is read as one "
-				"prompt", b->failed ? b->len : MAX_STDIN);
+			return sh->host->fail(sh->host, NVLLM_EINVAL,
+				"standard input has more than %zu bytes: it is read as one "
+				"prompt",
+				b->failed ? b->len : MAX_STDIN);
 	}
 	if (ferror(stdin))
-		return sh->host->fail(sh->host, NVLLM_EIO, "cannot read standard input: %s", strerror(errno));
+		return sh->host->fail(
+			sh->host, NVLLM_EIO, "cannot read standard input: %s", strerror(errno));
 	if (b->len && b->s[b->len - 1] == '\n')
 		b->len -= b->len > 1 && b->s[b->len - 2] == '\r' ? 2 : 1;
 	if (!b->len)
-		return sh->host->fail(sh->host, NVLLM_EINVAL, "standard input is empty: give a prompt there or with -p, or start "
+		return sh->host->fail(sh->host, NVLLM_EINVAL,
+			"standard input is empty: give a prompt there or with -p, or start "
 			"at a terminal to chat");
 	return 0;
 }
@@ -108,7 +116,8 @@ static int run_with_signals(struct shell *sh, const struct json_buf *input)
 	int rc;
 
 	if (interrupt_begin(&sh->interrupt))
-		return sh->host->fail(sh->host, NVLLM_EIO, "cannot listen for Ctrl-C: %s", strerror(errno));
+		return sh->host->fail(
+			sh->host, NVLLM_EIO, "cannot listen for Ctrl-C: %s", strerror(errno));
 	sigaction(SIGPIPE, &ignore, &old);
 	if (*prompt)
 		rc = answer(sh, prompt, strlen(prompt), "the prompt");
@@ -121,8 +130,8 @@ static int run_with_signals(struct shell *sh, const struct json_buf *input)
 	return rc;
 }
 
-static int run(const struct nvllm_host *host, const struct nvllm_engine_vt *vt, struct nvllm_engine *engine,
-	const void *conf)
+static int run(const struct nvllm_host *host, const struct nvllm_engine_vt *vt,
+	struct nvllm_engine *engine, const void *conf)
 {
 	struct shell sh = { .host = host, .vt = vt, .engine = engine, .conf = conf };
 	struct json_buf input = { 0 };
@@ -132,7 +141,8 @@ static int run(const struct nvllm_host *host, const struct nvllm_engine_vt *vt, 
 	if (!*sh.conf->prompt && !isatty(STDIN_FILENO))
 		rc = read_stdin(&sh, &input);
 	else if (!*sh.conf->prompt && sh.conf->raw)
-		rc = host->fail(host, NVLLM_EINVAL, "--raw takes a prompt: give it with -p or on standard input");
+		rc = host->fail(host, NVLLM_EINVAL,
+			"--raw takes a prompt: give it with -p or on standard input");
 	if (!rc)
 		rc = run_with_signals(&sh, &input);
 	json_buf_free(&input);
@@ -150,11 +160,16 @@ static int check(const struct nvllm_host *host, const void *conf)
 /* ---- the plugin ---- */
 
 static const struct nvllm_option options[] = {
-	NVLLM_STR(shell_conf, prompt, "prompt", "", "one prompt to answer; empty = chat, or standard input if that is no terminal"),
-	NVLLM_INT(shell_conf, max_tokens, "max_tokens", "0", 0, 1e9, "tokens of an answer at most; 0 = to the end of the context"),
-	NVLLM_BOOL(shell_conf, raw, "raw", "false", "give the prompt to the model as it is, without the chat template"),
-	NVLLM_STR(shell_conf, system, "system", "", "system message that begins the conversation; empty = the template's own"),
-	NVLLM_STR(shell_conf, history, "history", "", "file that keeps the lines typed; empty = none"),
+	NVLLM_STR(shell_conf, prompt, "prompt", "",
+		"one prompt to answer; empty = chat, or standard input if that is no terminal"),
+	NVLLM_INT(shell_conf, max_tokens, "max_tokens", "0", 0, 1e9,
+		"tokens of an answer at most; 0 = to the end of the context"),
+	NVLLM_BOOL(shell_conf, raw, "raw", "false",
+		"give the prompt to the model as it is, without the chat template"),
+	NVLLM_STR(shell_conf, system, "system", "",
+		"system message that begins the conversation; empty = the template's own"),
+	NVLLM_STR(shell_conf, history, "history", "",
+		"file that keeps the lines typed; empty = none"),
 	NVLLM_OPTIONS_END
 };
 
@@ -164,23 +179,34 @@ ARG(arg_prompt, 'p', "prompt", "shell.prompt", NULL, "answer TEXT and end");
 ARG(arg_max, 'n', "max-tokens", "shell.max_tokens", NULL, "tokens of an answer at most");
 ARG(arg_temp, 0, "temp", "sampler.temperature", NULL, "0 = always the likeliest token");
 ARG(arg_top_k, 0, "top-k", "sampler.top_k", NULL, "draw from the K likeliest; 0 = all");
-ARG(arg_top_p, 0, "top-p", "sampler.top_p", NULL, "draw from the likeliest that together have probability P");
-ARG(arg_min_p, 0, "min-p", "sampler.min_p", NULL, "leave out tokens less likely than P times the likeliest");
+ARG(arg_top_p, 0, "top-p", "sampler.top_p", NULL,
+	"draw from the likeliest that together have probability P");
+ARG(arg_min_p, 0, "min-p", "sampler.min_p", NULL,
+	"leave out tokens less likely than P times the likeliest");
 ARG(arg_seed, 0, "seed", "engine.seed", NULL, "the same seed, the same answer");
 ARG(arg_raw, 0, "raw", "shell.raw", "true", "no chat template");
 ARG(arg_system, 0, "system", "shell.system", NULL, "system message");
 #undef ARG
 
-static const struct nvllm_arg *const args[] = { &arg_prompt, &arg_max, &arg_temp, &arg_top_k, &arg_top_p, &arg_min_p,
-	&arg_seed, &arg_raw, &arg_system, NULL };
+static const struct nvllm_arg *const args[] = { &arg_prompt, &arg_max, &arg_temp, &arg_top_k,
+	&arg_top_p, &arg_min_p, &arg_seed, &arg_raw, &arg_system, NULL };
 
-static const struct nvllm_frontend_vt vt_shell = { .size = sizeof(vt_shell), .args = args, .check = check, .run = run };
+static const struct nvllm_frontend_vt vt_shell = {
+	.size = sizeof(vt_shell), .args = args, .check = check, .run = run
+};
 
-static const struct nvllm_component shell = { .size = sizeof(shell), .kind = NVLLM_KIND_FRONTEND, .name = "shell",
-	.summary = "chat at a terminal, or one answer to one prompt", .vt = &vt_shell, .options = options,
+static const struct nvllm_component shell = { .size = sizeof(shell),
+	.kind = NVLLM_KIND_FRONTEND,
+	.name = "shell",
+	.summary = "chat at a terminal, or one answer to one prompt",
+	.vt = &vt_shell,
+	.options = options,
 	.conf_size = sizeof(struct shell_conf) };
 
 static const struct nvllm_component *const components[] = { &shell, NULL };
 
-NVLLM_EXPORT const struct nvllm_plugin nvllm_plugin = { .abi = NVLLM_ABI, .size = sizeof(nvllm_plugin),
-	.name = "shell", .version = "0.1.0", .components = components };
+NVLLM_EXPORT const struct nvllm_plugin nvllm_plugin = { .abi = NVLLM_ABI,
+	.size = sizeof(nvllm_plugin),
+	.name = "shell",
+	.version = "0.1.0",
+	.components = components };

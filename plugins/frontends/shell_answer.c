@@ -48,7 +48,8 @@ static void on_event(void *user, const struct nvllm_event *ev)
 		snprintf(st->error, sizeof(st->error), "%s", ev->error ? ev->error : "");
 		if (ev->usage)
 			memcpy(&st->usage, ev->usage,
-				ev->usage->size < sizeof(st->usage) ? ev->usage->size : sizeof(st->usage));
+				ev->usage->size < sizeof(st->usage) ? ev->usage->size
+								    : sizeof(st->usage));
 		st->done = true;
 	}
 	eventfd_write(st->event, 1);
@@ -137,10 +138,12 @@ int shell_engine_failed(struct shell *sh, int status)
 {
 	const char *why = sh->vt->error(sh->engine);
 
-	return sh->host->fail(sh->host, status, "%s", *why ? why : "the engine refused the request");
+	return sh->host->fail(
+		sh->host, status, "%s", *why ? why : "the engine refused the request");
 }
 
-static int ask(struct shell *sh, struct stream *st, const struct nvllm_request *q, struct shell_answer *out)
+static int ask(struct shell *sh, struct stream *st, const struct nvllm_request *q,
+	struct shell_answer *out)
 {
 	struct writer w = { .sh = sh, .st = st, .out = out };
 	int rc = sh->vt->submit(sh->engine, q, &w.id);
@@ -164,13 +167,18 @@ int shell_ask(struct shell *sh, struct nvllm_str prompt, uint32_t encode_flags, 
 {
 	struct stream st = { .event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC) };
 	struct nvllm_params params = nvllm_params_none();
-	const struct nvllm_request q = { .size = sizeof(q), .encode_flags = encode_flags, .prompt = prompt,
-		.params = &params, .on_event = on_event, .user = &st };
+	const struct nvllm_request q = { .size = sizeof(q),
+		.encode_flags = encode_flags,
+		.prompt = prompt,
+		.params = &params,
+		.on_event = on_event,
+		.user = &st };
 	int rc;
 
 	memset(out, 0, sizeof(*out));
 	if (st.event < 0)
-		return sh->host->fail(sh->host, NVLLM_EIO, "cannot make a descriptor for events: %s", strerror(errno));
+		return sh->host->fail(sh->host, NVLLM_EIO,
+			"cannot make a descriptor for events: %s", strerror(errno));
 	if (max_tokens > 0)
 		params.max_tokens = max_tokens;
 	pthread_mutex_init(&st.lock, NULL);
@@ -188,9 +196,11 @@ void shell_answer_free(struct shell_answer *a)
 
 void shell_say_figures(const struct nvllm_usage *u)
 {
-	double first = (double)u->first_token_ns * 1e-9, s = (double)(u->done_ns - u->first_token_ns) * 1e-9;
+	double first = (double)u->first_token_ns * 1e-9,
+	       s = (double)(u->done_ns - u->first_token_ns) * 1e-9;
 
-	fprintf(stderr, "prompt %d tokens (%d cached), generated %d tokens", u->n_prompt, u->n_cached, u->n_output);
+	fprintf(stderr, "prompt %d tokens (%d cached), generated %d tokens", u->n_prompt,
+		u->n_cached, u->n_output);
 	if (u->n_output > 0)
 		fprintf(stderr, ", first token after %.3f s", first);
 	if (u->n_output > 1 && s > 0)

@@ -41,14 +41,19 @@ static void do_stats(struct chat *c)
 		fprintf(stderr, "last answer: ");
 		shell_say_figures(&c->last);
 	}
-	fprintf(stderr, "since start: %lld answers, %lld stopped; %lld prompt tokens (%lld cached), %lld generated\n",
-		(long long)s.finished, (long long)s.cancelled, (long long)s.prompt_tokens, (long long)s.cached_tokens,
-		(long long)s.output_tokens);
-	fprintf(stderr, "conversation: %lld messages; context: %lld tokens; KV pages: %lld of %lld in use, %lld tokens each\n",
-		(long long)c->talk.n, (long long)info->max_model_len, (long long)s.pages_used, (long long)s.pages,
-		(long long)s.page_tokens);
-	fprintf(stderr, "memory: weights %.1f MiB, KV %.1f MiB, workspace %.1f MiB\n", (double)s.weight_bytes / 1048576,
-		(double)s.kv_bytes / 1048576, (double)s.work_bytes / 1048576);
+	fprintf(stderr,
+		"since start: %lld answers, %lld stopped; %lld prompt tokens (%lld cached), %lld "
+		"generated\n",
+		(long long)s.finished, (long long)s.cancelled, (long long)s.prompt_tokens,
+		(long long)s.cached_tokens, (long long)s.output_tokens);
+	fprintf(stderr,
+		"conversation: %lld messages; context: %lld tokens; KV pages: %lld of %lld in use, "
+		"%lld tokens each\n",
+		(long long)c->talk.n, (long long)info->max_model_len, (long long)s.pages_used,
+		(long long)s.pages, (long long)s.page_tokens);
+	fprintf(stderr, "memory: weights %.1f MiB, KV %.1f MiB, workspace %.1f MiB\n",
+		(double)s.weight_bytes / 1048576, (double)s.kv_bytes / 1048576,
+		(double)s.work_bytes / 1048576);
 }
 
 static void do_quit(struct chat *c)
@@ -101,7 +106,9 @@ static void take_answer(struct chat *c, const struct shell_answer *a, bool to_en
 	if (a->interrupted)
 		fprintf(stderr, "[stopped]\n");
 	else if (a->finish == NVLLM_FINISH_LENGTH)
-		fprintf(stderr, to_end ? "[the context is full; /reset begins anew]\n" : "[cut off after %d tokens; raise -n for more]\n",
+		fprintf(stderr,
+			to_end ? "[the context is full; /reset begins anew]\n"
+			       : "[cut off after %d tokens; raise -n for more]\n",
 			a->usage.n_output);
 	if (a->out_error)
 		c->rc = NVLLM_EXIT_FAIL;
@@ -125,8 +132,10 @@ static int ask(struct chat *c, struct nvllm_str text)
 		return shell_engine_failed(sh, (int)n);
 	room = sh->vt->info(sh->engine)->max_model_len - n;
 	if (room < 1)
-		return sh->host->fail(sh->host, NVLLM_EINVAL, "the conversation has %lld tokens and no longer fits into the "
-			"context of %lld: /reset begins anew", (long long)n, (long long)(room + n));
+		return sh->host->fail(sh->host, NVLLM_EINVAL,
+			"the conversation has %lld tokens and no longer fits into the "
+			"context of %lld: /reset begins anew",
+			(long long)n, (long long)(room + n));
 	to_end = want == 0 || want >= room;
 	rc = shell_ask(sh, text, 0, to_end ? 0 : want, &a);
 	if (!rc)
@@ -180,7 +189,8 @@ static void loop(struct chat *c)
 			c->quit = true;
 			break;
 		case SHELL_FAILED:
-			c->rc = c->sh->host->fail(c->sh->host, NVLLM_EIO, "cannot read the terminal: %s", strerror(errno));
+			c->rc = c->sh->host->fail(c->sh->host, NVLLM_EIO,
+				"cannot read the terminal: %s", strerror(errno));
 			break;
 		}
 	}

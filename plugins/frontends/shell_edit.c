@@ -104,7 +104,8 @@ static void load_history(struct shell_edit *e)
 	history_w(e->history, &ev, H_SETSIZE, HISTORY_LINES);
 	history_w(e->history, &ev, H_SETUNIQUE, 1);
 	if (*path && !access(path, F_OK) && history_w(e->history, &ev, H_LOAD, path) < 0)
-		e->sh->host->log(e->sh->host, NVLLM_LOG_WARN, "%s is no history file: it will be written anew", path);
+		e->sh->host->log(e->sh->host, NVLLM_LOG_WARN,
+			"%s is no history file: it will be written anew", path);
 	el_wset(e->el, EL_HIST, history_w, e->history);
 }
 
@@ -177,7 +178,8 @@ static void save_history(struct shell_edit *e)
 	HistEventW ev;
 
 	if (*path && history_w(e->history, &ev, H_SAVE, path) < 0)
-		e->sh->host->log(e->sh->host, NVLLM_LOG_WARN, "cannot write the history file %s", path);
+		e->sh->host->log(
+			e->sh->host, NVLLM_LOG_WARN, "cannot write the history file %s", path);
 }
 
 void shell_edit_destroy(struct shell_edit *e)

@@ -56,16 +56,21 @@ int shell_talk_begin(struct shell_talk *t, struct shell *sh)
 	memset(t, 0, sizeof(*t));
 	t->sh = sh;
 	if (!sh->vt->info(sh->engine)->has_chat)
-		return sh->host->fail(sh->host, NVLLM_ENOTSUP, "this model has no chat template: use --raw to give it text as "
+		return sh->host->fail(sh->host, NVLLM_ENOTSUP,
+			"this model has no chat template: use --raw to give it text as "
 			"it is, or choose a template with [chat] plugin");
-	return *sh->conf->system ? shell_talk_add(t, "system", sh->conf->system, strlen(sh->conf->system)) : 0;
+	return *sh->conf->system
+		? shell_talk_add(t, "system", sh->conf->system, strlen(sh->conf->system))
+		: 0;
 }
 
 int shell_talk_render(struct shell_talk *t, struct nvllm_str *text)
 {
 	const struct nvllm_engine_vt *vt = t->sh->vt;
 	struct nvllm_engine *engine = t->sh->engine;
-	const struct nvllm_chat_request q = { .size = sizeof(q), .add_generation_prompt = 1, .messages = t->list };
+	const struct nvllm_chat_request q = {
+		.size = sizeof(q), .add_generation_prompt = 1, .messages = t->list
+	};
 	int64_t n;
 	char *s;
 
@@ -80,7 +85,8 @@ int shell_talk_render(struct shell_talk *t, struct nvllm_str *text)
 		return no_memory(t->sh);
 	if (vt->render(engine, &q, s, n) != n) {
 		free(s);
-		return t->sh->host->fail(t->sh->host, NVLLM_EINVAL, "the chat template gave two different texts");
+		return t->sh->host->fail(
+			t->sh->host, NVLLM_EINVAL, "the chat template gave two different texts");
 	}
 	*text = (struct nvllm_str){ s, n };
 	return 0;

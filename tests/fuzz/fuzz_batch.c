@@ -28,18 +28,26 @@ static const char *piece(struct nvllm_engine *e, int32_t token, uint32_t flags, 
 static const struct nvllm_engine_vt vt = { .size = sizeof(vt), .piece = piece };
 
 /* Says all there is to say, as the engine would. */
-static void fill_answer(struct batch_answer *a, const struct batch_request *r, const char *s, size_t n)
+static void fill_answer(
+	struct batch_answer *a, const struct batch_request *r, const char *s, size_t n)
 {
 	const int32_t ids[3] = { 3, 8, 4 };
 	const float lps[3] = { -0.5f, -1.25f, -1e30f * 1e30f };
 	struct nvllm_token t[N_TOKENS];
 	const struct nvllm_token *list[N_TOKENS + 1] = { NULL };
 	struct nvllm_usage u = { .size = sizeof(u), .n_prompt = 2, .n_output = N_TOKENS };
-	struct nvllm_event ev = { .size = sizeof(ev), .type = NVLLM_EVENT_PROMPT, .tokens = list, .n_tokens = N_TOKENS };
+	struct nvllm_event ev = {
+		.size = sizeof(ev), .type = NVLLM_EVENT_PROMPT, .tokens = list, .n_tokens = N_TOKENS
+	};
 
 	for (int i = 0; i < N_TOKENS; i++) {
-		t[i] = (struct nvllm_token){ .size = sizeof(t[i]), .id = i, .logprob = -1.5f * (float)i, .rank = i,
-			.n_top = i % 4, .top_ids = ids, .top_logprobs = lps };
+		t[i] = (struct nvllm_token){ .size = sizeof(t[i]),
+			.id = i,
+			.logprob = -1.5f * (float)i,
+			.rank = i,
+			.n_top = i % 4,
+			.top_ids = ids,
+			.top_logprobs = lps };
 		list[i] = &t[i];
 	}
 	if (r->params.prompt_logprobs != NVLLM_UNSET)
@@ -67,7 +75,8 @@ static void check_line(const struct json_buf *b, const char *custom_id)
 	if (b->failed || memchr(b->s, '\n', b->len) || json_parse(b->s, b->len, NULL, &v, &why))
 		abort();
 	id = json_get(v, "custom_id");
-	if (custom_id ? !cJSON_IsString(id) || strcmp(id->valuestring, custom_id) : !cJSON_IsNull(id))
+	if (custom_id ? !cJSON_IsString(id) || strcmp(id->valuestring, custom_id)
+		      : !cJSON_IsNull(id))
 		abort();
 	if (!json_get(json_get(v, "response"), "status_code") || !json_get(v, "error"))
 		abort();
@@ -83,7 +92,8 @@ static void check_request(const struct batch_request *r)
 		abort();
 	if (r->params.max_tokens != NVLLM_UNSET && r->params.max_tokens < 1)
 		abort();
-	if (r->params.temperature < 0 || r->params.top_p <= 0 || r->params.top_p > 1 || r->params.n_stops > BATCH_MAX_STOPS)
+	if (r->params.temperature < 0 || r->params.top_p <= 0 || r->params.top_p > 1 ||
+		r->params.n_stops > BATCH_MAX_STOPS)
 		abort();
 }
 
