@@ -46,8 +46,8 @@ static int create(const struct nvllm_host *host, const struct nvllm_device_ref *
 {
 	struct nvllm_attention *a = host->alloc(host, sizeof(*a));
 	struct kv_layer *layers = NULL;
-	int err = kv_layers(host, shape, &layers);
 	int64_t *bytes;
+	int err = kv_layers(host, shape, &layers);
 
 	if (err)
 		return err;
@@ -57,9 +57,8 @@ static int create(const struct nvllm_host *host, const struct nvllm_device_ref *
 	*a = (struct nvllm_attention){ .host = host, .dev = dev, .shape = shape, .layers = layers,
 		.page_tokens = (int32_t)((const struct conf *)conf)->page_tokens };
 	for (int32_t i = 0; i < shape->n_layers; i++)
-		if (a->layers[i].source == i)
-			bytes[i] = 2 * kv_bytes(shape->kv_dtype) * a->page_tokens *
-				a->layers[i].n_kv * a->layers[i].dim;
+		bytes[i] = layers[i].source != i ? 0 : 2 * kv_bytes(shape->kv_dtype) *
+			a->page_tokens * layers[i].n_kv * layers[i].dim;
 	layout->page_tokens = a->page_tokens;
 	layout->layer_bytes = bytes;
 	layout->workspace_bytes = seq_bytes(shape) + dev->info->n_workers * shape->max_len * 8;
@@ -103,9 +102,9 @@ static void put_rows(void *arg, int64_t begin, int64_t end, int32_t worker)
 
 static int64_t slot_of(const struct job *j, int64_t seq, int64_t pos)
 {
-	const int32_t *table = j->b->page_table + seq * j->b->max_pages;
+	int64_t n = j->a->page_tokens;
 
-	return (int64_t)table[pos / j->a->page_tokens] * j->a->page_tokens + pos % j->a->page_tokens;
+	return j->b->page_table[seq * j->b->max_pages + pos / n] * n + pos % n;
 }
 
 static double score(const struct job *j, const float *q, const void *k)
@@ -153,8 +152,8 @@ static void attend_rows(void *arg, int64_t begin, int64_t end, int32_t worker)
 		if (j->a->seq_of[row] >= 0)
 			attend(j, row, head, j->a->scores + worker * j->a->shape->max_len);
 		else
-			memset((float *)((char *)j->y.data + row * j->y.stride) + head * j->l->dim, 0,
-				(size_t)j->l->dim * sizeof(float));
+			memset((char *)j->y.data + row * j->y.stride + head * j->l->dim * 4, 0,
+				(size_t)j->l->dim * 4);
 	}
 }
 
@@ -176,7 +175,8 @@ static int run(struct nvllm_attention *a, nvllm_stream stream, int32_t layer,
 			a->seq_of[t] = b->slots[t] < 0 ? -1 : i;
 	if (l->source == layer)
 		a->dev->vt->parallel_for(a->dev->dev, b->n_tokens, 16, put_rows, &j);
-	a->dev->vt->parallel_for(a->dev->dev, (int64_t)b->n_tokens * l->n_heads, 4, attend_rows, &j);
+	a->dev->vt->parallel_for(a->dev->dev, b->n_tokens * (int64_t)l->n_heads, 4, attend_rows,
+		&j);
 	return NVLLM_OK;
 }
 

@@ -6,16 +6,16 @@
 
 #include "paged.h"
 
-static void widen(float *dst, const void *src, int64_t n, int32_t dtype)
+static void widen(float *restrict dst, const void *src, int64_t n, int32_t dtype)
 {
 	const uint16_t *h = src;
+	int64_t i = 0;
 
-	if (dtype == NVLLM_F16)
-		for (int64_t i = 0; i < n; i++)
-			dst[i] = kv_from_f16(h[i]);
-	else
-		for (int64_t i = 0; i < n; i++)
-			dst[i] = kv_from_bf16(h[i]);
+	for (; i + 16 <= n && dtype == NVLLM_F16; i += 16)
+		for (int64_t l = i; l < i + 16; l++)
+			dst[l] = kv_from_f16(h[l]);
+	for (; i < n; i++)
+		dst[i] = kv_get(src, i, dtype);
 }
 
 static void narrow(void *dst, const float *src, int64_t n, int32_t dtype)
@@ -64,8 +64,8 @@ static void values(float *restrict o, const float *p, int64_t n, int64_t dim, co
 		for (int64_t t = 0; t < n_keys; t++, vt += dim) {
 			int64_t d = 0;
 
-			for (; d + 8 <= dim; d += 8)
-				for (int64_t l = d; l < d + 8; l++)
+			for (; d + 16 <= dim; d += 16)
+				for (int64_t l = d; l < d + 16; l++)
 					o[l] += p[t] * vt[l];
 			for (; d < dim; d++)
 				o[d] += p[t] * vt[d];

@@ -91,18 +91,18 @@ void paged_put(void *arg, int64_t begin, int64_t end, int32_t worker)
 	for (int64_t i = begin; i < end; i++) {
 		int64_t row = i / j->l->s.n_kv, head = i % j->l->s.n_kv, slot = j->b->slots[row];
 		int64_t at = slot % a->page_tokens, block = head * a->blocks + at / keys;
-		const float *k = (const float *)((char *)j->k.data + row * j->k.stride) + head * dim;
-		const float *v = (const float *)((char *)j->v.data + row * j->v.stride) + head * dim;
+		const float *k = (const float *)((char *)j->k.data + row * j->k.stride);
+		const float *v = (const float *)((char *)j->v.data + row * j->v.stride);
 		char *page;
 
 		if (slot < 0)
 			continue;
 		page = j->pages + slot / a->page_tokens * j->l->page_bytes;
-		j->l->fn->narrow(line, k, dim, a->shape->kv_dtype);
+		j->l->fn->narrow(line, k + head * dim, dim, a->shape->kv_dtype);
 		scatter(page + (block * dim * keys + at % keys) * es, line, dim, keys,
 			a->shape->kv_dtype);
-		j->l->fn->narrow(page + j->l->v_offset + (head * a->page_tokens + at) * dim * es, v,
-			dim, a->shape->kv_dtype);
+		j->l->fn->narrow(page + j->l->v_offset + (head * a->page_tokens + at) * dim * es,
+			v + head * dim, dim, a->shape->kv_dtype);
 	}
 }
 
@@ -180,8 +180,8 @@ void paged_whole(void *arg, int64_t begin, int64_t end, int32_t worker)
 }
 
 /* Where a segment of a task and KV head lies in the parts. */
-static struct paged_part part_of(const struct paged_job *j, const struct paged_task *t, int64_t head,
-	int64_t index)
+static struct paged_part part_of(const struct paged_job *j, const struct paged_task *t,
+	int64_t head, int64_t index)
 {
 	int64_t n = (int64_t)t->n_rows * j->l->s.group, dim = j->l->s.dim;
 

@@ -83,7 +83,8 @@ INLINE void score_rows(float *s, const float *q, int64_t dim, const void *k, int
 	for (; t + 4 * WIDTH <= keys; t += 4 * WIDTH)
 		score_tile(s + t, q, dim, (const char *)k + t * es, keys, ahead, dtype, nq, 4);
 	for (; t < keys; t += 16)
-		score_tile(s + t, q, dim, (const char *)k + t * es, keys, ahead, dtype, nq, 16 / WIDTH);
+		score_tile(s + t, q, dim, (const char *)k + t * es, keys, ahead, dtype, nq,
+			16 / WIDTH);
 }
 
 /* The rows of the next tile: threes, and no single row left over. */

@@ -103,7 +103,8 @@ static void segment_scores(const struct paged_job *j, const struct paged_task *t
 			for (e = r; e < t->n_rows && sp->lo[e] < b.end && sp->hi[e] > b.at; e++)
 				;
 			if (e > r)
-				j->l->fn->scores(w->s + r * group * PAGED_SCORES + PAGED_BLOCK + b.at,
+				j->l->fn->scores(
+					w->s + r * group * PAGED_SCORES + PAGED_BLOCK + b.at,
 					w->q + r * group * dim, (e - r) * group, dim, k, dtype,
 					j->a->keys, ahead_of(k, w->wide, next));
 		}
@@ -128,8 +129,8 @@ static void segment_softmax(const struct paged_job *j, const struct paged_task *
 /* Keys from..to of a tile: rows that see all of them go together, others one by one, so
  * that no row ever touches a V it may not see, not even times 0. */
 static void tile_values(const struct paged_job *j, const struct paged_task *t,
-	const struct span *sp, const struct paged_scratch *w, float *o, const void *v, int32_t dtype,
-	int64_t from, int64_t to, int64_t ahead)
+	const struct span *sp, const struct paged_scratch *w, float *o, const void *v,
+	int32_t dtype, int64_t from, int64_t to, int64_t ahead)
 {
 	int64_t group = j->l->s.group, dim = j->l->s.dim, es = kv_bytes(dtype);
 

@@ -26,8 +26,8 @@ static int create(const struct nvllm_host *host, struct nvllm_sampler_env *env, 
 	if (!s)
 		return host->fail(host, NVLLM_ENOMEM, "no memory for the sampler");
 	if (env->vocab_first != 0 || env->vocab_n != env->vocab)
-		return host->fail(host, NVLLM_ENOTSUP, "sampler greedy needs the whole vocabulary of "
-			"%lld on each rank, this one has %lld: set engine.tp = 1",
+		return host->fail(host, NVLLM_ENOTSUP, "sampler greedy needs the whole vocabulary "
+			"of %lld on each rank, this one has %lld: set engine.tp = 1",
 			(long long)env->vocab, (long long)env->vocab_n);
 	*s = (struct nvllm_sampler){ host, env->dev };
 	*out = s;

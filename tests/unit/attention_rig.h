@@ -97,7 +97,8 @@ static inline int rig_create(struct rig *r, const struct subject *sub, const str
 	return r->vt->create(&r->host.h, &r->dev.ref, &r->shape, &conf, &r->a, &r->layout);
 }
 
-static inline void rig_open(struct rig *r, const struct subject *sub, const struct setup *s, uint64_t seed)
+static inline void rig_open(struct rig *r, const struct subject *sub, const struct setup *s,
+	uint64_t seed)
 {
 	assert_int_equal(rig_create(r, sub, s), NVLLM_OK);
 	assert_int_equal(r->layout.page_tokens, s->page_tokens);
@@ -115,7 +116,8 @@ static inline void rig_open(struct rig *r, const struct subject *sub, const stru
 	for (int i = 0; i < s->n_layers; i++) {
 		size_t bytes = (size_t)(r->layout.layer_bytes[i] * r->n_pages);
 
-		assert_true((bytes == 0) == (s->layers[i].kv_layer >= 0 || !s->layers[i].n_kv_heads));
+		assert_true((bytes == 0) ==
+			(s->layers[i].kv_layer >= 0 || !s->layers[i].n_kv_heads));
 		r->kv[i] = bytes ? malloc(bytes) : NULL;
 		if (bytes)
 			memset(r->kv[i], 0xff, bytes); /* NaN in f32, f16 and bf16 */
@@ -244,8 +246,8 @@ static inline float *row_of(struct nvllm_tensor t, int64_t row)
 }
 
 /* Copies between a step's matrix and the sequences it is made of. */
-static inline void move_rows(struct rig *r, const struct plan *p, float *const *(*pick)(struct seq *),
-	struct nvllm_tensor t, int layer, int into)
+static inline void move_rows(struct rig *r, const struct plan *p,
+	float *const *(*pick)(struct seq *), struct nvllm_tensor t, int layer, int into)
 {
 	int64_t row = 0;
 
@@ -309,7 +311,8 @@ static inline void feed(struct rig *r, int s, int32_t chunk)
 	while (r->seqs[s].done < r->seqs[s].len) {
 		int32_t left = r->seqs[s].len - r->seqs[s].done;
 
-		step(r, &(struct plan){ .n = 1, .seq = { s }, .rows = { left < chunk ? left : chunk } });
+		step(r, &(struct plan){ .n = 1, .seq = { s },
+			.rows = { left < chunk ? left : chunk } });
 	}
 }
 
@@ -322,7 +325,8 @@ static inline void feed_mixed(struct rig *r, uint64_t seed)
 
 		for (int i = 0; i < r->n_seqs; i++) {
 			int32_t left = r->seqs[i].len - r->seqs[i].done;
-			int32_t want = fake_random(&seed) % 2 ? 1 : (int32_t)(fake_random(&seed) % 90);
+			int32_t want = fake_random(&seed) % 2 ? 1 :
+				(int32_t)(fake_random(&seed) % 90);
 
 			want = want < left ? want : left;
 			want = want < room ? want : room;

@@ -64,8 +64,13 @@ static void fake_log(const struct nvllm_host *h, int level, const char *fmt, ...
 static void *fake_alloc(const struct nvllm_host *h, size_t n) { return NULL; }
 static const void *fake_get(const struct nvllm_host *h, const char *id) { return NULL; }
 
-static const struct nvllm_host fake_host = { .size = sizeof(fake_host), .abi = NVLLM_ABI, .world = 1,
-	.log = fake_log, .fail = fake_fail, .alloc = fake_alloc, .get = fake_get };
+static const struct nvllm_host fake_host = { .size = sizeof(fake_host),
+	.abi = NVLLM_ABI,
+	.world = 1,
+	.log = fake_log,
+	.fail = fake_fail,
+	.alloc = fake_alloc,
+	.get = fake_get };
 
 static const char *fake_piece(struct nvllm_engine *e, int32_t token, uint32_t flags, int32_t *len)
 {
@@ -78,20 +83,22 @@ static const char *fake_piece(struct nvllm_engine *e, int32_t token, uint32_t fl
 	return &bytes[token];
 }
 
-static int64_t fake_encode(struct nvllm_engine *e, const char *text, int64_t len, uint32_t flags, int32_t *tokens,
-	int64_t room)
+static int64_t fake_encode(struct nvllm_engine *e, const char *text, int64_t len, uint32_t flags,
+	int32_t *tokens, int64_t room)
 {
 	for (int64_t i = 0; i < len && i < room; i++)
 		tokens[i] = (unsigned char)text[i];
 	return len;
 }
 
-static int64_t fake_render(struct nvllm_engine *e, const struct nvllm_chat_request *q, char *text, int64_t room)
+static int64_t fake_render(
+	struct nvllm_engine *e, const struct nvllm_chat_request *q, char *text, int64_t room)
 {
 	int64_t n = 0;
 
 	for (int i = 0; q->messages[i]; i++) {
-		const struct nvllm_str parts[4] = { { "<", 1 }, q->messages[i]->role, { ">", 1 }, q->messages[i]->content };
+		const struct nvllm_str parts[4] = { { "<", 1 }, q->messages[i]->role, { ">", 1 },
+			q->messages[i]->content };
 
 		for (int k = 0; k < 4; k++)
 			for (int64_t c = 0; c < parts[k].len; c++, n++)
@@ -177,9 +184,16 @@ static const struct nvllm_info *fake_info(struct nvllm_engine *e) { return &e->i
 static const char *fake_error(struct nvllm_engine *e) { return e->error; }
 static void fake_wait(struct nvllm_engine *e, uint64_t id) { }
 
-static const struct nvllm_engine_vt fake_vt = { .size = sizeof(fake_vt), .submit = fake_submit, .cancel = fake_cancel,
-	.wait = fake_wait, .stats = fake_stats, .info = fake_info, .encode = fake_encode, .piece = fake_piece,
-	.render = fake_render, .error = fake_error };
+static const struct nvllm_engine_vt fake_vt = { .size = sizeof(fake_vt),
+	.submit = fake_submit,
+	.cancel = fake_cancel,
+	.wait = fake_wait,
+	.stats = fake_stats,
+	.info = fake_info,
+	.encode = fake_encode,
+	.piece = fake_piece,
+	.render = fake_render,
+	.error = fake_error };
 
 /* One token of an event, with its list of the likeliest. */
 struct fake_token {
@@ -190,9 +204,15 @@ struct fake_token {
 
 static void fake_fill(struct fake_token *f, int32_t id, int64_t want, bool first)
 {
-	f->t = (struct nvllm_token){ .size = sizeof(f->t), .id = id, .logprob = first ? (float)NAN : -0.25f,
-		.rank = first ? 0 : 1, .n_top = first || want < 0 ? 0 : want > FAKE_TOP ? FAKE_TOP : (int32_t)want,
-		.top_ids = f->ids, .top_logprobs = f->lps };
+	f->t = (struct nvllm_token){ .size = sizeof(f->t),
+		.id = id,
+		.logprob = first ? (float)NAN : -0.25f,
+		.rank = first ? 0 : 1,
+		.n_top = first || want < 0 ? 0
+			: want > FAKE_TOP  ? FAKE_TOP
+					   : (int32_t)want,
+		.top_ids = f->ids,
+		.top_logprobs = f->lps };
 	for (int i = 0; i < FAKE_TOP; i++) {
 		f->ids[i] = (id + i) % 256;
 		f->lps[i] = -0.25f - (float)i;
@@ -202,12 +222,20 @@ static void fake_fill(struct fake_token *f, int32_t id, int64_t want, bool first
 /* All the events of one request, on the engine's thread. */
 static void fake_answer(struct fake_request *r)
 {
-	int64_t n = r->params.max_tokens == NVLLM_UNSET || r->params.max_tokens > r->n ? r->n : r->params.max_tokens;
-	struct nvllm_usage u = { .size = sizeof(u), .n_prompt = (int32_t)r->n, .n_output = (int32_t)n, .n_cached = 1,
-		.first_token_ns = 1000, .done_ns = 2000 };
+	int64_t n = r->params.max_tokens == NVLLM_UNSET || r->params.max_tokens > r->n
+		? r->n
+		: r->params.max_tokens;
+	struct nvllm_usage u = { .size = sizeof(u),
+		.n_prompt = (int32_t)r->n,
+		.n_output = (int32_t)n,
+		.n_cached = 1,
+		.first_token_ns = 1000,
+		.done_ns = 2000 };
 	struct fake_token *f = calloc((size_t)r->n, sizeof(*f));
 	const struct nvllm_token **list = calloc((size_t)r->n + 1, sizeof(*list));
-	struct nvllm_event ev = { .size = sizeof(ev), .id = r->id, .stop_token = -1, .tokens = list };
+	struct nvllm_event ev = {
+		.size = sizeof(ev), .id = r->id, .stop_token = -1, .tokens = list
+	};
 	char c;
 
 	for (int64_t i = 0; i < r->n; i++) {
@@ -283,8 +311,13 @@ static void *fake_thread(void *arg)
 static void fake_open(struct nvllm_engine *e)
 {
 	memset(e, 0, sizeof(*e));
-	e->info = (struct nvllm_info){ .size = sizeof(e->info), .vocab = 256, .max_model_len = FAKE_CONTEXT,
-		.model = "fake \"model\"", .version = "0", .start_line = "", .has_chat = 1 };
+	e->info = (struct nvllm_info){ .size = sizeof(e->info),
+		.vocab = 256,
+		.max_model_len = FAKE_CONTEXT,
+		.model = "fake \"model\"",
+		.version = "0",
+		.start_line = "",
+		.has_chat = 1 };
 	pthread_mutex_init(&e->lock, NULL);
 	pthread_cond_init(&e->wake, NULL);
 	pthread_create(&e->thread, NULL, fake_thread, e);

@@ -97,7 +97,8 @@ static void check_seq(const struct rig *r, const struct seq *s)
 {
 	for (int l = 0; l < r->s.n_layers; l++) {
 		int src = r->s.layers[l].kv_layer >= 0 ? r->s.layers[l].kv_layer : l;
-		int64_t n = (int64_t)s->len * r->s.layers[src].n_kv_heads * r->s.layers[src].head_dim;
+		int64_t n = (int64_t)s->len * r->s.layers[src].n_kv_heads *
+			r->s.layers[src].head_dim;
 		double *k = all_kept(s->k[src], n, r->s.kv_dtype);
 		double *v = all_kept(s->v[src], n, r->s.kv_dtype);
 

@@ -62,8 +62,8 @@ static struct nvllm_sample_row plain_row(void)
 }
 
 /* Logits [n_rows][vocab] with stride 0 if all rows are the same one. */
-static void sample(struct rig *r, const float *x, int64_t stride, const struct nvllm_sample_row *rows,
-	int32_t n, int32_t *tokens)
+static void sample(struct rig *r, const float *x, int64_t stride,
+	const struct nvllm_sample_row *rows, int32_t n, int32_t *tokens)
 {
 	struct nvllm_tensor t = { .data = (void *)(uintptr_t)x, .rows = n, .cols = r->env.vocab,
 		.stride = stride, .planes = 1, .dtype = NVLLM_F32 };
@@ -284,7 +284,8 @@ static int32_t twin(const float *x, int n, const struct nvllm_sample_row *row, s
 
 static void random_case(float *x, int n, struct nvllm_sample_row *row, uint64_t *s)
 {
-	static const double temps[] = { 0.02, 0.3, 0.7, 1, 1.3, 5 }, ps[] = { 1e-9, 0.1, 0.5, 0.9, 0.999, 1 };
+	static const double temps[] = { 0.02, 0.3, 0.7, 1, 1.3, 5 };
+	static const double ps[] = { 1e-9, 0.1, 0.5, 0.9, 0.999, 1 };
 	static const double mins[] = { 0, 0, 1e-6, 0.05, 0.3, 1 };
 	int kind = (int)(fake_random(s) % 5);
 
@@ -302,7 +303,8 @@ static void random_case(float *x, int n, struct nvllm_sample_row *row, uint64_t 
 	row->top_p = ps[fake_random(s) % 6];
 	row->min_p = mins[fake_random(s) % 6];
 	row->top_k = fake_random(s) % 2 ? 0 : (int64_t)(fake_random(s) % (uint64_t)(2 * n));
-	row->seed = fake_random(s), row->position = fake_random(s), row->choice = (int32_t)(fake_random(s) % 9);
+	row->seed = fake_random(s), row->position = fake_random(s);
+	row->choice = (int32_t)(fake_random(s) % 9);
 }
 
 static void test_twin(void **state)
@@ -325,8 +327,9 @@ static void test_twin(void **state)
 		want = twin(x, n, &row, e);
 		unsure += want < 0;
 		if (want >= 0 && want != got)
-			fail_msg("case %d: %d, not %d (n %d temperature %g top_k %ld top_p %g min_p %g)",
-				t, got, want, n, row.temperature, (long)row.top_k, row.top_p, row.min_p);
+			fail_msg("case %d: %d, not %d (n %d temperature %g top_k %ld top_p %g "
+				"min_p %g)", t, got, want, n, row.temperature, (long)row.top_k,
+				row.top_p, row.min_p);
 		free(x), free(copy), free(e);
 	}
 	if (unsure > 120) /* a nucleus of 0.5 among equals often falls between two */
@@ -398,9 +401,11 @@ static void test_argmax(void **state)
 
 static void test_edges(void **state)
 {
-	static const float nan4[] = { NAN, NAN, NAN, NAN }, low4[] = { -INFINITY, -INFINITY, NAN, -INFINITY };
+	static const float nan4[] = { NAN, NAN, NAN, NAN };
+	static const float low4[] = { -INFINITY, -INFINITY, NAN, -INFINITY };
 	static const float inf4[] = { 3, NAN, INFINITY, INFINITY };
-	static const float top4[] = { NAN, -INFINITY, 7, 7 }, wide4[] = { -3e38f, 3e38f, -1, 3e38f };
+	static const float top4[] = { NAN, -INFINITY, 7, 7 };
+	static const float wide4[] = { -3e38f, 3e38f, -1, 3e38f };
 	static const float near4[] = { 1, 2, 3, 2.9999998f };
 
 	(void)state;
@@ -418,7 +423,7 @@ static void test_edges(void **state)
 			assert_true(t == 2 || (i && t == 3));
 			t = one(both[i], wide4, 4, row);
 			assert_true(t == 1 || (i && t == 3));
-			row.top_k = 1; /* ties at rank k are all kept, the nucleus takes the lowest */
+			row.top_k = 1; /* ties are all kept, the nucleus takes the lowest */
 			row.top_p = 1e-300;
 			assert_int_equal(one(both[i], top4, 4, row), 2);
 			row.top_k = INT64_MAX, row.top_p = 1, row.min_p = 1;
