@@ -337,12 +337,27 @@ static int open_chat(struct opening *o)
 	return e->chat_vt->open(e->host_chat, &e->source->ref, e->source->path, o->chat_conf, &e->chat);
 }
 
+static void add_eos(struct nvllm_engine *e, int32_t id)
+{
+	for (int i = 0; i < e->n_eos; i++)
+		if (e->eos[i] == id)
+			return;
+	if (e->n_eos < NVLLM_STOP_IDS)
+		e->eos[e->n_eos++] = id;
+}
+
+/* The ids that end an answer: the tokenizer's, and the token that ends a turn of the chat
+ * template. */
 static void eos_of(struct nvllm_engine *e)
 {
-	const struct nvllm_tokenizer_info *i = &e->source->tok_info;
+	const struct source *s = e->source;
+	const char *turn = e->chat && NVLLM_HAS(e->chat_vt, stop) && e->chat_vt->stop ? e->chat_vt->stop(e->chat) : NULL;
+	int32_t id;
 
-	for (int k = 0; k < i->n_eos_ids && e->n_eos < NVLLM_STOP_IDS; k++)
-		e->eos[e->n_eos++] = i->eos_ids[k];
+	for (int i = 0; i < s->tok_info.n_eos_ids; i++)
+		add_eos(e, s->tok_info.eos_ids[i]);
+	if (turn && s->tok_vt->encode(s->tok, turn, (int64_t)strlen(turn), 0, &id, 1) == 1)
+		add_eos(e, id);
 }
 
 static int load_weights(struct opening *o)

@@ -4,6 +4,7 @@
  * nothing is left behind. Also run under ThreadSanitizer. */
 #include <pthread.h>
 #include <setjmp.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -13,6 +14,43 @@
 #include <cmocka.h>
 
 #include <nvllm/engine.h>
+
+/* Counts what the engine's thread allocates inside a step: nothing may. glibc's own
+ * entries stand behind; sanitizers bring their own allocator, so there it is not counted. */
+bool log_in_step(void); /* core/log.c */
+void host_step(bool inside);
+static atomic_int n_in_step;
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZED
+#endif
+#endif
+#if !defined(SANITIZED) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define COUNTS_MALLOC 1
+extern void *__libc_malloc(size_t);
+extern void *__libc_calloc(size_t, size_t);
+extern void *__libc_realloc(void *, size_t);
+
+void *malloc(size_t n)
+{
+	n_in_step += log_in_step();
+	return __libc_malloc(n);
+}
+
+void *calloc(size_t k, size_t n)
+{
+	n_in_step += log_in_step();
+	return __libc_calloc(k, n);
+}
+
+void *realloc(void *p, size_t n)
+{
+	n_in_step += log_in_step();
+	return __libc_realloc(p, n);
+}
+#else
+#define COUNTS_MALLOC 0
+#endif
 
 #define MODEL "model.path=tests/data/gguf/llama3.q8_0.gguf"
 
@@ -199,6 +237,32 @@ static void test_threads(void **state)
 	nvllm_close(e);
 }
 
+static void test_steps_allocate_nothing(void **state)
+{
+	struct nvllm_engine *e;
+	struct answer a[8];
+	void *volatile kept;
+
+	if (!COUNTS_MALLOC)
+		skip();
+	e = open_engine((const char *const[]){ "engine.max_seqs=3", "engine.max_tokens=11", NULL });
+	n_in_step = 0;
+	for (int i = 0; i < 8; i++) {
+		answer_init(&a[i]);
+		submit(e, &a[i], i, 1 + i * 7, 20, i % 2 ? 0.9 : 0, i % 2);
+	}
+	for (uint64_t id = 1; id <= 8; id++)
+		nvllm_wait(e, id);
+	assert_int_equal(n_in_step, 0);
+	/* the counter counts */
+	host_step(true);
+	kept = malloc(1); /* volatile: not to be optimised away */
+	free(kept);
+	host_step(false);
+	assert_int_equal(n_in_step, 1);
+	nvllm_close(e);
+}
+
 /* Closing ends what runs and what waits, each with its last event. */
 static void test_close(void **state)
 {
@@ -244,6 +308,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_same_answer),
 		cmocka_unit_test(test_threads),
+		cmocka_unit_test(test_steps_allocate_nothing),
 		cmocka_unit_test(test_close),
 		cmocka_unit_test(test_refusals),
 	};
