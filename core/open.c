@@ -124,6 +124,21 @@ static int choose(struct opening *o, const char *section, int kind, void *core,
 	return *comp ? fill(o, section, core, *comp, pconf) : NVLLM_ENOENT;
 }
 
+/* One rank needs no collectives, but a wrong word is refused all the same. */
+static int check_comm(struct opening *o)
+{
+	const struct nvllm_component *comp = NULL;
+	struct word_settings w;
+	void *conf;
+
+	if (strcmp(word(o, "comm"), "auto")) {
+		comp = plugin_find(o->pl, NVLLM_KIND_COMM, word(o, "comm"), o->e->rank.info.caps, NULL);
+		if (!comp)
+			return NVLLM_ENOENT;
+	}
+	return fill(o, "comm", &w, comp, &conf);
+}
+
 static int settle(struct opening *o)
 {
 	struct nvllm_engine *e = o->e;
@@ -133,10 +148,10 @@ static int settle(struct opening *o)
 
 	if (!rc)
 		rc = fill(o, "graphs", &graphs, NULL, NULL);
-	if (!rc && strcmp(word(o, "comm"), "auto") == 0)
-		rc = fill(o, "comm", &w, NULL, NULL);
 	if (!rc)
 		rc = open_device(o);
+	if (!rc)
+		rc = check_comm(o);
 	if (!rc)
 		rc = choose(o, "attention", NVLLM_KIND_ATTENTION, &w, &o->attn, &o->attn_conf);
 	if (!rc)

@@ -60,6 +60,12 @@ class Configuration(Case):
         self.ini("[model]\npath = %s\nplugin = mamba\n" % TINY, ["mamba", "llama"])
         self.ini("[model]\npath = %s\n[device]\nisa = avx1024\n" % TINY, ["avx1024"])
         self.ini("[model]\npath = %s\n[engine]\ntp = 2\n" % TINY, ["tp"])
+        self.ini("[model]\npath = %s\n[comm]\nplugin = mpi\n" % TINY, ["mpi"])
+        self.ini("[model]\npath = %s\n[comm]\nplugins = auto\n" % TINY, [":4:", "plugins", "plugin"])
+        self.ini("[model]\npath = %s\n[graphs]\ncapture = never\n" % TINY, [":4:", "never", "lazy"])
+        self.ini("[model]\npath = %s\n[graphs]\nsizes = 1 x\n" % TINY, [":4:", "x"])
+        self.ini("[model]\npath = %s\n[chat]\nplugin = jinga\n" % TINY, ["jinga"])
+        self.ini("[model]\npath = %s\n[cache]\nplugin = radixx\n" % TINY, ["radixx"])
 
     def test_config_file(self):
         self.refused(["--config", "/nowhere/x.ini", "-p", "x"], ["/nowhere/x.ini"])
