@@ -5,17 +5,14 @@
 
 #include "engine_int.h"
 
-static int64_t round_up(int64_t n) { return (n + 255) & ~(int64_t)255; }
-
 /* Walks the arrays in their order; with a base, hands out their places. */
-static int64_t lay_out(struct batch *b, char *base, int32_t **out, const int64_t *count, int n)
+static int64_t lay_out(char *base, int32_t **out, const int64_t *count, int n)
 {
 	int64_t at = 0;
 
-	(void)b;
 	for (int i = 0; i < n; i++) {
 		out[i] = base ? (int32_t *)(void *)(base + at) : NULL;
-		at = round_up(at + count[i] * 4);
+		at = align256(at + count[i] * 4);
 	}
 	return at;
 }
@@ -40,12 +37,12 @@ int64_t batch_init(struct batch *b, struct nvllm_host *h, int32_t max_tokens, in
 	*b = (struct batch){ .max_tokens = max_tokens, .max_seqs = max_seqs, .max_logits = max_logits,
 		.max_pages = max_pages, .page_tokens = page_tokens };
 	counts(b, c);
-	b->bytes = lay_out(b, NULL, p, c, B_N);
+	b->bytes = lay_out(NULL, p, c, B_N);
 	b->staging = h->alloc(h, (size_t)b->bytes);
 	if (!b->staging)
 		return fail(NVLLM_ENOMEM, "no memory for a step of %d tokens and %d sequences: lower [engine] "
 			"max_tokens or max_seqs", max_tokens, max_seqs);
-	lay_out(b, b->staging, p, c, B_N);
+	lay_out(b->staging, p, c, B_N);
 	b->tokens = p[B_TOKENS];
 	b->positions = p[B_POSITIONS];
 	b->kv_slots = p[B_SLOTS];
@@ -54,18 +51,18 @@ int64_t batch_init(struct batch *b, struct nvllm_host *h, int32_t max_tokens, in
 	b->page_table = p[B_TABLE];
 	b->logit_rows = p[B_LROWS];
 	b->logit_slots = p[B_LSLOTS];
-	return b->bytes + round_up(max_seqs * 4) * 3 + round_up((int64_t)max_seqs * NVLLM_STOP_IDS * 4);
+	return b->bytes + align256(max_seqs * 4) * 3 + align256((int64_t)max_seqs * NVLLM_STOP_IDS * 4);
 }
 
 void batch_place(struct batch *b, void *device)
 {
-	int64_t c[B_N], s = round_up(b->max_seqs * 4);
+	int64_t c[B_N], s = align256(b->max_seqs * 4);
 	int32_t *p[B_N];
 	char *state = (char *)device + b->bytes;
 
 	counts(b, c);
 	b->device = device;
-	lay_out(b, device, p, c, B_N);
+	lay_out(device, p, c, B_N);
 	b->slots = (struct nvllm_slots){
 		.size = sizeof(b->slots), .n_slots = b->max_seqs,
 		.last_token = (int32_t *)(void *)state, .n_left = (int32_t *)(void *)(state + s),

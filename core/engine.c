@@ -71,12 +71,10 @@ static void end_cancelled(struct nvllm_engine *e, bool all)
 	struct request *q;
 
 	while ((q = next_cancelled(e, all))) {
-		request_finish(e, q, NVLLM_FINISH_CANCEL, -1, NULL, NVLLM_ECANCEL, NULL);
+		request_finish(q, NVLLM_FINISH_CANCEL, -1, NULL, NVLLM_ECANCEL, NULL);
 		retire(e, q, &e->stats.cancelled);
 	}
 }
-
-static struct request *request_of(struct seq *s) { return (struct request *)(void *)s; }
 
 /* First sight of a sequence: its slot's state on the device, its start time. */
 static int begin(struct nvllm_engine *e, const struct sched_step *st)
@@ -125,7 +123,7 @@ static void give_up(struct nvllm_engine *e, const struct sched_step *st, int sta
 	for (int32_t i = 0; i < st->n_seqs; i++) {
 		struct request *q = request_of(st->entry[i].seq);
 
-		request_finish(e, q, NVLLM_FINISH_ERROR, -1, NULL, status, why);
+		request_finish(q, NVLLM_FINISH_ERROR, -1, NULL, status, why);
 		retire(e, q, &e->stats.failed);
 	}
 }

@@ -22,6 +22,9 @@
 
 #define MAX_TOP 20       /* most log probabilities listed for one token */
 
+/* Where the next array may begin in device memory. */
+static inline int64_t align256(int64_t bytes) { return (bytes + 255) & ~(int64_t)255; }
+
 /* ---- settings.c: the sections that are the core's own ---- */
 struct core_settings   { const char *plugin_dirs; int32_t log_level; };
 struct engine_settings {
@@ -40,6 +43,9 @@ struct graph_settings  { int32_t capture; struct nvllm_ints sizes; };
 const struct nvllm_option *core_options(const char *section, uint64_t *size);
 /* The names of the sections that core_options knows, NULL-ended. */
 const char *const *core_sections(void);
+/* Fills a section: the core's keys into `core`, a component's (comp, may be NULL) into a
+ * fresh struct of conf's, *pconf. */
+int section_fill(struct conf *, const char *section, void *core, const struct nvllm_component *comp, void **pconf);
 /* Fills [core], sets the log level, makes the plugin search path. env_path: the value of
  * NVLLM_PLUGIN_PATH or NULL. */
 int core_setup(struct conf *, const char *env_path, struct plugins **out);
@@ -65,7 +71,6 @@ struct weights {
 	const struct nvllm_loader_ref *loader;
 	const struct nvllm_device_vt *dvt;
 	struct nvllm_device *dev;
-	int64_t head_dim;
 	bool dry;                             /* names and shapes only: data stays NULL */
 	char *base;                           /* device memory for all weights, NULL when dry */
 	int64_t bytes;                        /* used so far */
@@ -183,12 +188,12 @@ struct request {
 	struct text *text;
 	int64_t t_submit, t_start, t_first;
 	bool cancelled, slot_ready;
-	int32_t n_prompt_logprobs;    /* prompt tokens whose log probabilities are known */
 	struct nvllm_token *ptok;     /* [n_prompt] with prompt_logprobs */
 	const struct nvllm_token **plist;
 	int32_t *ptop_ids;
 	float *ptop;
 };
+static inline struct request *request_of(struct seq *s) { return (struct request *)(void *)s; }
 int  request_create(struct nvllm_engine *, const struct nvllm_request *, struct request **out);
 /* At submit: its id, and with it its seed where it brought none. */
 void request_name(struct nvllm_engine *, struct request *, uint64_t id);
@@ -197,19 +202,18 @@ void request_destroy(struct request *);
  * delivers events. Returns true when the request is over. */
 bool request_advance(struct nvllm_engine *, struct request *, const struct sched_entry *);
 /* The last event. stop_token -1 = none. */
-void request_finish(struct nvllm_engine *, struct request *, int finish, int32_t stop_token,
+void request_finish(struct request *, int finish, int32_t stop_token,
 	const char *stop_text, int status, const char *error);
 int64_t now_ns(void);
 
 /* ---- engine.c ---- */
 struct nvllm_engine {
 	struct plugins *plugins;
-	struct pool *pool;
 	struct engine_settings set;
 	struct model_settings model_set;
 	struct source *source;
 	const struct nvllm_chat_vt *chat_vt;     struct nvllm_chat *chat;
-	struct nvllm_host *host_chat, *host_cache, *host_core;
+	struct nvllm_host *host_chat, *host_cache;
 	const struct nvllm_cache_vt *cache_vt;   struct nvllm_cache *cache;
 	struct rank rank;
 	struct sched *sched;

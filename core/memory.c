@@ -26,8 +26,6 @@ static int read_budget(struct opening *o)
 		origin ? origin : "default", text);
 }
 
-static double mib(int64_t bytes) { return (double)bytes / (1 << 20); }
-
 /* How many pages the rest of the budget holds; refuses where one request cannot fit. */
 static int count_pages(struct opening *o)
 {
@@ -35,9 +33,8 @@ static int count_pages(struct opening *o)
 	struct rank *r = &e->rank;
 	int64_t pt = r->layout.page_tokens, per_seq = (e->set.max_model_len + pt - 1) / pt;
 	int64_t rest = o->budget - r->weight_bytes - r->work_bytes, fits = r->page_bytes ? rest / r->page_bytes : per_seq;
-	bool asked = conf_get(o->c, "engine", "max_model_len", NULL) != NULL && strcmp(conf_get(o->c, "engine", "max_model_len", NULL), "0");
 
-	if (fits < 1 || (asked && fits < per_seq))
+	if (fits < 1 || (o->len_asked && fits < per_seq))
 		return fail(NVLLM_ENOMEM, "not enough memory for one request of %lld tokens: weights %.1f MiB, workspace %.1f MiB "
 			"and KV %.1f MiB make %.1f MiB, the budget is %.1f MiB. Raise [engine] memory, or lower max_model_len%s, "
 			"max_tokens or max_seqs", (long long)e->set.max_model_len, mib(r->weight_bytes), mib(r->work_bytes),
@@ -60,21 +57,20 @@ int memory_measure(struct opening *o)
 {
 	struct nvllm_engine *e = o->e;
 	struct rank *r = &e->rank;
-	int64_t pt = r->layout.page_tokens, batch, rc;
+	int64_t pt = r->layout.page_tokens;
+	int rc;
 
-	batch = batch_init(&r->batch, r->host_attn, (int32_t)e->set.max_tokens, (int32_t)e->set.max_seqs, e->max_logits,
+	o->batch_work = batch_init(&r->batch, r->host_attn, (int32_t)e->set.max_tokens, (int32_t)e->set.max_seqs, e->max_logits,
 		(int32_t)((e->set.max_model_len + pt - 1) / pt), (int32_t)pt);
-	if (batch < 0)
-		return (int)batch;
+	if (o->batch_work < 0)
+		return (int)o->batch_work;
 	rc = step_measure(r, &r->arena_bytes);
 	if (rc)
-		return (int)rc;
-	r->work_bytes = r->arena_bytes + r->layout.workspace_bytes + o->sampler_work + batch + step_out_bytes(e->max_logits);
+		return rc;
+	r->work_bytes = r->arena_bytes + r->layout.workspace_bytes + o->sampler_work + o->batch_work +
+		step_out_bytes(e->max_logits);
 	rc = read_budget(o);
-	if (!rc)
-		rc = count_pages(o);
-	r->work_bytes -= r->arena_bytes + r->layout.workspace_bytes + o->sampler_work + step_out_bytes(e->max_logits);
-	return (int)rc;
+	return rc ? rc : count_pages(o);
 }
 
 static int get(struct opening *o, void **out, int64_t bytes, const char *what)
@@ -91,7 +87,7 @@ int memory_allocate(struct opening *o)
 {
 	struct nvllm_engine *e = o->e;
 	struct rank *r = &e->rank;
-	int64_t batch = r->work_bytes, out = step_out_bytes(e->max_logits);
+	int64_t out = step_out_bytes(e->max_logits);
 	char *at;
 	int rc = get(o, &r->weight_mem, r->weight_bytes, "weights");
 
@@ -99,11 +95,10 @@ int memory_allocate(struct opening *o)
 	rc = rc ? rc : get(o, &r->arena, r->arena_bytes, "activations");
 	rc = rc ? rc : get(o, &r->attn_work, r->layout.workspace_bytes, "attention workspace");
 	rc = rc ? rc : get(o, &r->sampler_work, o->sampler_work, "sampler workspace");
-	rc = rc ? rc : get(o, &r->batch_mem, batch, "step's inputs");
+	rc = rc ? rc : get(o, &r->batch_mem, o->batch_work, "step's inputs");
 	rc = rc ? rc : get(o, &r->out_mem, out, "step's results");
 	if (rc)
 		return rc;
-	r->work_bytes = batch + r->arena_bytes + r->layout.workspace_bytes + o->sampler_work + out;
 	batch_place(&r->batch, r->batch_mem);
 	r->host_mem = calloc(1, (size_t)out);
 	r->rows = calloc((size_t)e->max_logits, sizeof(*r->rows));
@@ -115,7 +110,7 @@ int memory_allocate(struct opening *o)
 	at = r->kv_mem;
 	for (int i = 0; i < r->arch.n_layers; i++) {
 		r->kv[i] = r->layout.layer_bytes[i] ? at : NULL;
-		at += ((r->layout.layer_bytes[i] + 63) & ~(int64_t)63) * r->n_pages;
+		at += layer_stride(r, i) * r->n_pages;
 	}
 	return r->avt->attach(r->attn, r->kv, r->n_pages, r->attn_work);
 }

@@ -9,24 +9,6 @@
 
 /* ---- sections ---- */
 
-/* Fills a section: the core's keys into `core`, the component's into a fresh struct. */
-static int fill(struct opening *o, const char *section, void *core, const struct nvllm_component *comp, void **pconf)
-{
-	uint64_t size = 0;
-	struct conf_table t[2] = { { .who = section } };
-	char who[96];
-
-	t[0].options = core_options(section, &size);
-	t[0].conf = core;
-	t[0].conf_size = size;
-	if (!comp)
-		return conf_fill(o->c, section, t, 1);
-	snprintf(who, sizeof(who), "%s.%s", section, comp->name);
-	*pconf = pool_alloc(conf_pool(o->c), comp->conf_size + 1);
-	t[1] = (struct conf_table){ pool_strdup(conf_pool(o->c), who), comp->options, *pconf, comp->conf_size };
-	return conf_fill(o->c, section, t, 2);
-}
-
 /* The plugin a section names, before the section is filled. */
 static const char *word(struct opening *o, const char *section)
 {
@@ -74,7 +56,7 @@ static int check_sections(struct opening *o)
 static int make_device(struct opening *o, const struct nvllm_component *comp)
 {
 	struct rank *r = &o->e->rank;
-	int rc = fill(o, "device", &o->dev_set, comp, &o->dev_conf);
+	int rc = section_fill(o->c, "device", &o->dev_set, comp, &o->dev_conf);
 
 	if (rc)
 		return rc;
@@ -121,7 +103,7 @@ static int choose(struct opening *o, const char *section, int kind, void *core,
 	const struct nvllm_component **comp, void **pconf)
 {
 	*comp = plugin_find(o->pl, kind, word(o, section), o->e->rank.info.caps, NULL);
-	return *comp ? fill(o, section, core, *comp, pconf) : NVLLM_ENOENT;
+	return *comp ? section_fill(o->c, section, core, *comp, pconf) : NVLLM_ENOENT;
 }
 
 /* One rank needs no collectives, but a wrong word is refused all the same. */
@@ -136,7 +118,7 @@ static int check_comm(struct opening *o)
 		if (!comp)
 			return NVLLM_ENOENT;
 	}
-	return fill(o, "comm", &w, comp, &conf);
+	return section_fill(o->c, "comm", &w, comp, &conf);
 }
 
 static int settle(struct opening *o)
@@ -144,10 +126,10 @@ static int settle(struct opening *o)
 	struct nvllm_engine *e = o->e;
 	struct graph_settings graphs;
 	struct word_settings w;
-	int rc = fill(o, "engine", &e->set, NULL, NULL);
+	int rc = section_fill(o->c, "engine", &e->set, NULL, NULL);
 
 	if (!rc)
-		rc = fill(o, "graphs", &graphs, NULL, NULL);
+		rc = section_fill(o->c, "graphs", &graphs, NULL, NULL);
 	if (!rc)
 		rc = open_device(o);
 	if (!rc)
@@ -250,7 +232,7 @@ static int open_model(struct opening *o)
 
 	rc = choose_model(o);
 	if (!rc)
-		rc = fill(o, "model", &e->model_set, o->model, &o->model_conf);
+		rc = section_fill(o->c, "model", &e->model_set, o->model, &o->model_conf);
 	if (rc)
 		return rc;
 	r->mvt = o->model->vt;
@@ -288,6 +270,7 @@ static int open_attention(struct opening *o)
 	if (len > r->arch.max_len)
 		log_line(NVLLM_LOG_WARN, NULL, "[engine] max_model_len = %lld is beyond the %lld tokens this model was made for",
 			(long long)len, (long long)r->arch.max_len);
+	o->len_asked = e->set.max_model_len != 0;
 	e->set.max_model_len = len;
 	r->avt = o->attn->vt;
 	r->host_attn = host_for("attention", o->attn);
@@ -303,7 +286,7 @@ static int open_attention(struct opening *o)
 	if (r->layout.page_tokens < 1 || !r->layout.layer_bytes || r->layout.workspace_bytes < 0)
 		return fail(NVLLM_EINVAL, "the attention backend '%s' gave no layout for its pages", o->attn->name);
 	for (int i = 0; i < r->arch.n_layers; i++)
-		r->page_bytes += (r->layout.layer_bytes[i] + 63) & ~(int64_t)63;
+		r->page_bytes += layer_stride(r, i);
 	return NVLLM_OK;
 }
 
@@ -336,10 +319,10 @@ static int open_chat(struct opening *o)
 
 	if (!strcmp(w, "auto")) {
 		if (e->source->ref.vt->array(e->source->ref.loader, "tokenizer.chat_template", &t) || t.type != NVLLM_ARRAY_STR || t.n < 1)
-			return fill(o, "chat", &core, NULL, NULL);
+			return section_fill(o->c, "chat", &core, NULL, NULL);
 		s = t.data;
 		if (!memmem(s->s, (size_t)s->len, "<|im_start|>", 12))
-			return fill(o, "chat", &core, NULL, NULL);
+			return section_fill(o->c, "chat", &core, NULL, NULL);
 		w = "chatml";
 	}
 	o->chat = plugin_find(o->pl, NVLLM_KIND_CHAT, w, ~0ull, NULL);
@@ -347,7 +330,7 @@ static int open_chat(struct opening *o)
 		return NVLLM_ENOENT;
 	e->chat_vt = o->chat->vt;
 	e->host_chat = host_for("chat", o->chat);
-	if (fill(o, "chat", &core, o->chat, &o->chat_conf))
+	if (section_fill(o->c, "chat", &core, o->chat, &o->chat_conf))
 		return NVLLM_EINVAL;
 	return e->chat_vt->open(e->host_chat, &e->source->ref, e->source->path, o->chat_conf, &e->chat);
 }
@@ -408,8 +391,6 @@ static int open_sched(struct opening *o)
 }
 
 /* ---- the start line ---- */
-
-static double mib(int64_t bytes) { return (double)bytes / (1 << 20); }
 
 static double ms(int64_t from, int64_t to) { return (double)(to - from) / 1e6; }
 

@@ -15,8 +15,17 @@ struct opening {
 	const struct nvllm_component *dev, *model, *attn, *sampler, *cache, *chat;
 	void *dev_conf, *model_conf, *attn_conf, *sampler_conf, *cache_conf, *chat_conf;
 	int64_t budget;       /* bytes for weights, KV and work together */
-	int64_t sampler_work;
+	int64_t sampler_work, batch_work; /* bytes */
+	bool len_asked;       /* [engine] max_model_len is set: what does not fit is refused, not lowered */
 };
+
+static inline double mib(int64_t bytes) { return (double)bytes / (1 << 20); }
+
+/* Bytes from one page of a layer to the next. */
+static inline int64_t layer_stride(const struct rank *r, int layer)
+{
+	return (r->layout.layer_bytes[layer] + 63) & ~(int64_t)63;
+}
 
 /* memory.c: how large everything is, and refusing what does not fit; then getting it. */
 int memory_measure(struct opening *);

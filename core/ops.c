@@ -33,7 +33,7 @@ static void kernel_failed(struct engine_step *s, int status, const char *op)
 static struct nvllm_tensor tmp(struct engine_step *s, int64_t rows, int64_t cols)
 {
 	struct nvllm_tensor t = { .rows = rows, .cols = cols, .stride = cols * 4, .planes = 1, .dtype = NVLLM_F32 };
-	int64_t bytes = (rows * cols * 4 + 255) & ~(int64_t)255;
+	int64_t bytes = align256(rows * cols * 4);
 
 	t.data = s->arena ? s->arena + s->used : NULL;
 	s->used += bytes;

@@ -198,7 +198,7 @@ static bool is_end(const struct nvllm_engine *e, const struct request *q, int32_
 	return false;
 }
 
-void request_finish(struct nvllm_engine *e, struct request *q, int finish, int32_t stop_token,
+void request_finish(struct request *q, int finish, int32_t stop_token,
 	const char *stop_text, int status, const char *error)
 {
 	int64_t now = now_ns();
@@ -209,7 +209,6 @@ void request_finish(struct nvllm_engine *e, struct request *q, int finish, int32
 	struct nvllm_event ev = { .type = NVLLM_EVENT_DONE, .finish = finish, .stop_token = stop_token,
 		.stop_text = stop_text, .status = status, .error = error, .usage = &u };
 
-	(void)e;
 	ev.text = text_take(q->text, true);
 	send(q, &ev);
 }
@@ -244,6 +243,6 @@ bool request_advance(struct nvllm_engine *e, struct request *q, const struct sch
 	send(q, &ev);
 	if (!end && !stop && n_out < q->p.max_tokens)
 		return false;
-	request_finish(e, q, end || stop ? NVLLM_FINISH_STOP : NVLLM_FINISH_LENGTH, end ? id : -1, stop, 0, NULL);
+	request_finish(q, end || stop ? NVLLM_FINISH_STOP : NVLLM_FINISH_LENGTH, end ? id : -1, stop, 0, NULL);
 	return true;
 }

@@ -101,6 +101,22 @@ const struct nvllm_option *core_options(const char *section, uint64_t *size)
 
 const char *const *core_sections(void) { return names; }
 
+int section_fill(struct conf *c, const char *section, void *core, const struct nvllm_component *comp, void **pconf)
+{
+	uint64_t size = 0;
+	struct conf_table t[2] = { { .who = section } };
+
+	t[0].options = core_options(section, &size);
+	t[0].conf = core;
+	t[0].conf_size = size;
+	if (!comp)
+		return conf_fill(c, section, t, 1);
+	*pconf = pool_alloc(conf_pool(c), comp->conf_size + 1);
+	t[1] = (struct conf_table){ pool_printf(conf_pool(c), "%s.%s", section, comp->name), comp->options, *pconf,
+		comp->conf_size };
+	return conf_fill(c, section, t, 2);
+}
+
 int core_setup(struct conf *c, const char *env_path, struct plugins **out)
 {
 	struct core_settings s;

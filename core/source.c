@@ -40,8 +40,6 @@ static int choose(struct plugins *pl, struct conf *c, const char *section, int k
 	const char *word = c ? conf_get(c, section, "plugin", NULL) : NULL;
 	struct pick k = { .s = s };
 	struct word_settings core;
-	struct conf_table t[2] = { { section, core_options(section, NULL), &core, sizeof(core) } };
-	char who[96];
 
 	*pconf = NULL;
 	if (word && strcmp(word, "auto")) {
@@ -52,12 +50,7 @@ static int choose(struct plugins *pl, struct conf *c, const char *section, int k
 		plugins_each(pl, kind, kind == NVLLM_KIND_LOADER ? probe_loader : probe_tokenizer, &k);
 		*comp = k.best;
 	}
-	if (!c || !*comp)
-		return NVLLM_OK;
-	snprintf(who, sizeof(who), "%s.%s", section, (*comp)->name);
-	*pconf = pool_alloc(conf_pool(c), (*comp)->conf_size + 1);
-	t[1] = (struct conf_table){ pool_strdup(conf_pool(c), who), (*comp)->options, *pconf, (*comp)->conf_size };
-	return conf_fill(c, section, t, 2);
+	return c && *comp ? section_fill(c, section, &core, *comp, pconf) : NVLLM_OK;
 }
 
 static int no_file(const char *path)

@@ -5,25 +5,18 @@
 
 #include "engine_int.h"
 
-static int64_t round_up(int64_t n) { return (n + 255) & ~(int64_t)255; }
-
-int64_t step_out_bytes(int32_t l) { return round_up(l * 4) * 4 + round_up((int64_t)l * MAX_TOP * 4) * 2; }
+int64_t step_out_bytes(int32_t l) { return align256(l * 4) * 4 + align256((int64_t)l * MAX_TOP * 4) * 2; }
 
 void step_out_place(struct step_out *o, void *mem, int32_t l)
 {
 	char *at = mem;
 
 	o->tokens = (int32_t *)(void *)at;
-	o->targets = (int32_t *)(void *)(at += round_up(l * 4));
-	o->ranks = (int32_t *)(void *)(at += round_up(l * 4));
-	o->logprobs = (float *)(void *)(at += round_up(l * 4));
-	o->top_ids = (int32_t *)(void *)(at += round_up(l * 4));
-	o->top_logprobs = (float *)(void *)(at + round_up((int64_t)l * MAX_TOP * 4));
-}
-
-static const struct request *request_of(const struct sched_entry *e)
-{
-	return (const struct request *)(const void *)e->seq;
+	o->targets = (int32_t *)(void *)(at += align256(l * 4));
+	o->ranks = (int32_t *)(void *)(at += align256(l * 4));
+	o->logprobs = (float *)(void *)(at += align256(l * 4));
+	o->top_ids = (int32_t *)(void *)(at += align256(l * 4));
+	o->top_logprobs = (float *)(void *)(at + align256((int64_t)l * MAX_TOP * 4));
 }
 
 int step_measure(struct rank *r, int64_t *arena_bytes)
@@ -52,7 +45,7 @@ static void fill_rows(struct rank *r, const struct sched_step *st)
 {
 	for (int32_t i = 0; i < st->n_seqs; i++) {
 		const struct sched_entry *e = &st->entry[i];
-		const struct request *q = request_of(e);
+		const struct request *q = request_of(e->seq);
 
 		for (int32_t t = 0; t < e->n_logits; t++)
 			r->rows[e->logit_from + t] = (struct nvllm_sample_row){
@@ -73,7 +66,7 @@ static int fill_targets(struct rank *r, const struct sched_step *st)
 
 	for (int32_t i = 0; i < st->n_seqs; i++) {
 		const struct sched_entry *e = &st->entry[i];
-		const struct request *q = request_of(e);
+		const struct request *q = request_of(e->seq);
 
 		for (int32_t t = 0; t < e->n_logits; t++) {
 			int32_t row = e->logit_from + t, next = e->from + e->n - e->n_logits + t + 1;

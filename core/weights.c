@@ -79,7 +79,7 @@ static int place(struct weights *w, struct nvllm_tensor *t, const char *name)
 	if (bytes < 0)
 		return fail_prefix((int)bytes, "tensor '%s': ", name);
 	t->data = w->dry ? NULL : w->base + w->bytes;
-	w->bytes += (bytes + 255) & ~(int64_t)255;
+	w->bytes += align256(bytes);
 	w->n_tensors++;
 	return NVLLM_OK;
 }
