@@ -23,18 +23,24 @@ static void unlink_request(struct nvllm_engine *e, struct request *q)
 		}
 }
 
-/* The request had its last event: out of the lists, its pages back. */
-static void retire(struct nvllm_engine *e, struct request *q, int64_t *counter)
+/* The choice had its last event: its pages back; with the last one, the request goes. */
+static void retire(struct nvllm_engine *e, struct choice *c, int64_t *counter)
 {
-	sched_remove(e->sched, &q->seq);
+	struct request *q = c->req;
+
+	sched_remove(e->sched, &c->seq);
 	pthread_mutex_lock(&e->lock);
-	unlink_request(e, q);
 	++*counter;
-	e->stats.prompt_tokens += q->seq.n_prompt;
-	e->stats.cached_tokens += q->seq.n_cached;
-	pthread_cond_broadcast(&e->over);
+	e->stats.prompt_tokens += c->seq.n_prompt;
+	e->stats.cached_tokens += c->seq.n_cached;
+	if (!q->n_left) {
+		unlink_request(e, q);
+		e->n_deadlines -= q->deadline != 0;
+		pthread_cond_broadcast(&e->over);
+	}
 	pthread_mutex_unlock(&e->lock);
-	request_destroy(q);
+	if (!q->n_left)
+		request_destroy(q);
 }
 
 /* Takes what was submitted since the last step. With the lock held. */
@@ -44,109 +50,196 @@ static void take_inbox(struct nvllm_engine *e)
 
 	for (; q; q = next) {
 		next = q->next;
-		sched_add(e->sched, &q->seq);
+		for (int32_t i = 0; i < q->n; i++)
+			sched_add(e->sched, &q->choice[i].seq);
 		q->next = e->live;
 		e->live = q;
+		e->n_deadlines += q->deadline != 0;
 	}
 	e->inbox = NULL;
 	e->inbox_tail = &e->inbox;
 }
 
-/* One cancelled request, or with all set any: NULL when there is none left. */
-static struct request *next_cancelled(struct nvllm_engine *e, bool all)
+/* One choice to end before its time: cancelled, past its deadline, or with all set any.
+ * NULL when there is none left. *late: by its deadline. */
+static struct choice *next_ending(struct nvllm_engine *e, bool all, int64_t now, bool *late)
 {
-	struct request *q;
+	struct choice *hit = NULL;
 
 	pthread_mutex_lock(&e->lock);
-	for (q = e->live; q && !q->cancelled && !all; q = q->next)
-		;
-	if (!q)
+	for (struct request *q = e->live; q && !hit; q = q->next)
+		for (int32_t i = 0; i < q->n && !hit; i++) {
+			struct choice *c = &q->choice[i];
+
+			*late = !all && !c->cancelled && q->deadline && q->deadline <= now;
+			if (!c->over && (all || c->cancelled || *late))
+				hit = c;
+		}
+	if (!hit)
 		e->cancels = false;
 	pthread_mutex_unlock(&e->lock);
-	return q;
+	return hit;
 }
 
-static void end_cancelled(struct nvllm_engine *e, bool all)
+static void end_early(struct nvllm_engine *e, bool all)
 {
-	struct request *q;
+	int64_t now = now_ns();
+	struct choice *c;
+	bool late;
 
-	while ((q = next_cancelled(e, all))) {
-		request_finish(q, NVLLM_FINISH_CANCEL, -1, NULL, NVLLM_ECANCEL, NULL);
-		retire(e, q, &e->stats.cancelled);
+	while ((c = next_ending(e, all, now, &late))) {
+		choice_finish(c, late ? NVLLM_FINISH_TIMEOUT : NVLLM_FINISH_CANCEL, -1, NULL, NVLLM_ECANCEL, NULL);
+		retire(e, c, &e->stats.cancelled);
 	}
 }
 
-/* First sight of a sequence: its slot's state on the device, its start time. */
-static int begin(struct nvllm_engine *e, const struct sched_step *st)
+/* ---- steps ---- */
+
+struct stepping { struct nvllm_engine *e; const struct sched_step *st; };
+
+static int issue_rank(void *arg, int32_t rank)
+{
+	struct stepping *s = arg;
+	int rc;
+
+	host_step(true);
+	rc = step_issue(&s->e->ranks[rank], s->st);
+	host_step(false);
+	return rc;
+}
+
+static int land_rank(void *arg, int32_t rank)
+{
+	struct stepping *s = arg;
+	int rc;
+
+	host_step(true);
+	rc = step_land(&s->e->ranks[rank], s->st);
+	host_step(false);
+	return rc;
+}
+
+/* First rows of a choice: its start time. */
+static void begin(const struct sched_step *st)
 {
 	for (int32_t i = 0; i < st->n_seqs; i++) {
-		struct request *q = request_of(st->entry[i].seq);
-		int rc;
+		struct choice *c = choice_of(st->entry[i].seq);
 
-		if (q->slot_ready)
-			continue;
-		q->slot_ready = true;
-		q->t_start = now_ns();
-		rc = batch_admit(&e->rank.batch, &e->rank, q->seq.slot, (int32_t)q->p.max_tokens, e->eos,
-			q->p.ignore_eos ? 0 : e->n_eos);
-		if (rc)
-			return rc;
+		if (!c->t_start)
+			c->t_start = now_ns();
 	}
-	return NVLLM_OK;
+}
+
+/* Issues steps as far ahead as may be. After one that failed, no more until it has had its
+ * turn to land. */
+static void issue(struct nvllm_engine *e)
+{
+	struct stepping s = { .e = e };
+
+	while (!e->broken) {
+		host_step(true);
+		s.st = sched_next(e->sched);
+		host_step(false);
+		if (!s.st)
+			return;
+		begin(s.st);
+		e->broken = group_run(e->group, issue_rank, &s);
+		if (e->broken)
+			snprintf(e->broken_why, sizeof(e->broken_why), "%s", fail_text());
+		pthread_mutex_lock(&e->lock);
+		e->stats.computed_tokens += s.st->n_tokens;
+		e->stats.steps++;
+		e->stats.graph_steps = e->ranks[0].graph_steps;
+		pthread_mutex_unlock(&e->lock);
+	}
 }
 
 static void commit(struct nvllm_engine *e, const struct sched_step *st)
 {
+	const struct flight *f = step_flight(&e->ranks[0], st);
 	int64_t sampled = 0;
 
-	sched_commit(e->sched, st, e->rank.host_out.tokens);
-	for (int32_t i = 0; i < st->n_seqs; i++) {
-		struct request *q = request_of(st->entry[i].seq);
-
-		sampled += st->entry[i].samples;
-		if (request_advance(e, q, &st->entry[i]))
-			retire(e, q, &e->stats.finished);
-	}
+	sched_commit(e->sched, f->out.tokens);
+	for (int32_t i = 0; i < st->n_seqs; i++)
+		sampled += st->entry[i].seq && st->entry[i].samples;
 	pthread_mutex_lock(&e->lock);
-	e->stats.output_tokens += sampled;
-	e->stats.steps++;
+	e->stats.output_tokens += sampled; /* before anyone who waits is told */
 	pthread_mutex_unlock(&e->lock);
+	for (int32_t i = 0; i < st->n_seqs; i++) {
+		struct choice *c = st->entry[i].seq ? choice_of(st->entry[i].seq) : NULL;
+
+		/* none: it ended while the step was in flight */
+		if (c && choice_advance(e, c, &st->entry[i], f))
+			retire(e, c, &e->stats.finished);
+	}
 }
 
 /* The step failed: everything in it ends with the sentence, the rest goes on. */
-static void give_up(struct nvllm_engine *e, const struct sched_step *st, int status)
+static void give_up(struct nvllm_engine *e, const struct sched_step *st, int status, const char *why)
 {
-	char why[1024];
-
-	snprintf(why, sizeof(why), "%s", *fail_text() ? fail_text() : "the step failed");
-	log_line(NVLLM_LOG_ERROR, NULL, "a step failed, its %d requests end: %s", st->n_seqs, why);
+	log_line(NVLLM_LOG_ERROR, NULL, "a step failed, its %d sequences end: %s", st->n_seqs, why);
 	for (int32_t i = 0; i < st->n_seqs; i++) {
-		struct request *q = request_of(st->entry[i].seq);
+		struct choice *c = st->entry[i].seq ? choice_of(st->entry[i].seq) : NULL;
 
-		request_finish(q, NVLLM_FINISH_ERROR, -1, NULL, status, why);
-		retire(e, q, &e->stats.failed);
+		if (!c)
+			continue;
+		choice_finish(c, NVLLM_FINISH_ERROR, -1, NULL, status, why);
+		retire(e, c, &e->stats.failed);
 	}
+	sched_commit(e->sched, NULL); /* nobody is left in it */
 }
 
-/* Runs one step if there is one; false when all is quiet. */
+/* Nothing can run although something waits: a cache policy keeps what it should give up. */
+static bool unstick(struct nvllm_engine *e)
+{
+	struct seq *q = sched_stuck(e->sched);
+
+	if (!q)
+		return false;
+	choice_finish(choice_of(q), NVLLM_FINISH_ERROR, -1, NULL, NVLLM_ENOPAGES, "no KV page is left for this request, and "
+		"the cache policy gives none up: a fault of that plugin (nvllm check shows it); choose another [cache] plugin");
+	retire(e, choice_of(q), &e->stats.failed);
+	return true;
+}
+
+/* Runs steps until the oldest has landed; false when all is quiet. */
 static bool run_step(struct nvllm_engine *e)
 {
-	const struct sched_step *st;
+	struct stepping s = { .e = e };
+	char why[1024];
 	int rc;
 
-	host_step(true);
-	st = sched_next(e->sched);
-	rc = st ? begin(e, st) : NVLLM_OK;
-	if (st && !rc)
-		rc = step_run(&e->rank, st);
-	host_step(false);
-	if (!st)
-		return false;
+	issue(e);
+	s.st = sched_oldest(e->sched);
+	if (!s.st)
+		return unstick(e);
+	rc = group_run(e->group, land_rank, &s);
 	if (rc)
-		give_up(e, st, rc);
+		snprintf(why, sizeof(why), "%s", *fail_text() ? fail_text() : "the step failed");
+	if (e->broken && sched_in_flight(e->sched) == 1) { /* it is the one that was not issued whole */
+		rc = e->broken;
+		snprintf(why, sizeof(why), "%s", *e->broken_why ? e->broken_why : "the step failed");
+		e->broken = 0;
+	}
+	if (rc)
+		give_up(e, s.st, rc, why);
 	else
-		commit(e, st);
+		commit(e, s.st);
 	return true;
+}
+
+static void take_counts(struct nvllm_engine *e)
+{
+	struct sched_counts c;
+
+	sched_count(e->sched, &c);
+	pthread_mutex_lock(&e->lock);
+	e->stats.running = c.running;
+	e->stats.waiting = c.waiting;
+	e->stats.pages_used = c.pages_used;
+	e->stats.pages_cached = c.pages_cached;
+	e->stats.preempted = c.preempted;
+	pthread_mutex_unlock(&e->lock);
 }
 
 static void *loop(void *arg)
@@ -160,17 +253,16 @@ static void *loop(void *arg)
 			pthread_cond_wait(&e->wake, &e->lock);
 		take_inbox(e);
 		stop = e->stop;
-		cancels = e->cancels;
+		cancels = e->cancels || e->n_deadlines;
 		pthread_mutex_unlock(&e->lock);
 		if (stop || cancels)
-			end_cancelled(e, stop);
-		if (stop)
-			break;
-		quiet = !run_step(e);
-		pthread_mutex_lock(&e->lock);
-		sched_counts(e->sched, &e->stats.running, &e->stats.waiting, &e->stats.pages_used);
-		pthread_mutex_unlock(&e->lock);
+			end_early(e, stop);
+		quiet = stop || !run_step(e);
+		take_counts(e);
 	}
+	/* whatever is still in flight is nobody's: let it land before memory goes */
+	while (sched_in_flight(e->sched))
+		run_step(e);
 	return NULL;
 }
 
@@ -220,7 +312,7 @@ static int submit(struct nvllm_engine *e, const struct nvllm_request *r, uint64_
 	return NVLLM_OK;
 }
 
-static void cancel(struct nvllm_engine *e, uint64_t id)
+static void cancel(struct nvllm_engine *e, uint64_t id, int32_t choice)
 {
 	struct request *q;
 
@@ -228,10 +320,11 @@ static void cancel(struct nvllm_engine *e, uint64_t id)
 	q = find(e->live, id);
 	if (!q)
 		q = find(e->inbox, id);
-	if (q) {
-		q->cancelled = e->cancels = true;
+	for (int32_t i = 0; q && i < q->n; i++)
+		if (choice < 0 || choice == i)
+			q->choice[i].cancelled = e->cancels = true;
+	if (e->cancels)
 		pthread_cond_signal(&e->wake);
-	}
 	pthread_mutex_unlock(&e->lock);
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* core/engine_int.h - the inside of the engine: what open.c builds, what a step uses.
  *
- * Lifetimes are a tree: the engine owns its rank, its scheduler and its requests; the
- * rank owns device, model, attention, sampler and all device memory. Teardown is
+ * Lifetimes are a tree: the engine owns its group of ranks, its scheduler and its requests;
+ * a rank owns device, model, attention, sampler and all its device memory. Teardown is
  * engine_close() read against engine_open() backwards. */
 #ifndef NVLLM_ENGINE_INT_H
 #define NVLLM_ENGINE_INT_H
@@ -18,6 +18,8 @@
 #include <nvllm/sampler.h>
 
 #include "core.h"
+#include "cuts.h"
+#include "graph_pool.h"
 #include "scheduler.h"
 
 #define MAX_TOP 20       /* most log probabilities listed for one token */
@@ -29,13 +31,14 @@ static inline int64_t align256(int64_t bytes) { return (bytes + 255) & ~(int64_t
 struct core_settings   { const char *plugin_dirs; int32_t log_level; };
 struct engine_settings {
 	int64_t tp, max_seqs, max_tokens, max_model_len, run_ahead, seed;
-	int32_t kv_dtype;
+	int32_t kv_dtype, order;
 	const char *memory;
 };
 struct model_settings  { const char *plugin, *path, *name; };
 struct device_settings { const char *plugin; int64_t ordinal; };
 struct word_settings   { const char *plugin; };  /* [loader] [tokenizer] [chat] [attention] [cache] [comm] */
 struct sampler_settings { const char *plugin, *temperature, *top_p, *min_p, *top_k; };
+enum { GRAPHS_OFF, GRAPHS_LAZY, GRAPHS_STARTUP };
 struct graph_settings  { int32_t capture; struct nvllm_ints sizes; };
 
 /* The core's own options of a section, for explain and for the style check; NULL =
@@ -71,6 +74,8 @@ struct weights {
 	const struct nvllm_loader_ref *loader;
 	const struct nvllm_device_vt *dvt;
 	struct nvllm_device *dev;
+	const struct cuts *cuts;              /* this rank's share */
+	int64_t unit_wanted;                  /* dry: largest block that a cut fell into; 0 = none did */
 	bool dry;                             /* names and shapes only: data stays NULL */
 	char *base;                           /* device memory for all weights, NULL when dry */
 	int64_t bytes;                        /* used so far */
@@ -80,7 +85,7 @@ struct weights {
 };
 /* Prepares w for one bind(). base NULL = dry. */
 void weights_init(struct weights *w, const struct nvllm_loader_ref *, const struct nvllm_device_vt *,
-	struct nvllm_device *, void *base);
+	struct nvllm_device *, const struct cuts *, void *base);
 void weights_finish(struct weights *w);
 /* rope.c: inverse frequencies of a descriptor, dims / 2 of them; *mscale as in nvllm_rotary. */
 int rope_table(const struct nvllm_rope *, const float *factors, float *inv_freq, double *mscale);
@@ -96,68 +101,124 @@ struct engine_step {
 	char error[256];
 };
 void step_begin(struct engine_step *, struct rank *, const struct nvllm_batch *, void *arena, int64_t cap);
+/* Makes an error from outside the ops the step's own, with fail_text(): later ops do nothing
+ * but keep step with the group. */
+void step_fail(struct engine_step *, int status);
 
 /* ---- batch.c: one step's arrays, at fixed device addresses ---- */
+struct admit { int32_t n_left, done, stop_ids[NVLLM_STOP_IDS]; };
 struct batch {
 	struct nvllm_batch pub;
 	struct nvllm_slots slots;
-	int32_t max_tokens, max_seqs, max_logits, max_pages, page_tokens;
-	/* host staging, in one block that is copied to the device in one go */
-	char *staging, *device;
-	int64_t bytes;
+	int32_t max_tokens, max_seqs, max_logits, max_pages, page_tokens, max_len;
+	int64_t bytes;           /* of the arrays */
+	char *device;            /* the arrays, then the slots */
+	/* What the host writes, once for each step that may be in flight: copied to the device
+	 * in one go, and not touched again before that step is done. */
+	char *staging;           /* [flights][staging_bytes]: arrays, then max_seqs of struct admit */
+	int64_t staging_bytes;
+	/* places in the staging of the step that was built last */
 	int32_t *tokens, *positions, *kv_slots, *q_start, *kv_len, *page_table, *logit_rows, *logit_slots;
+	struct nvllm_sample_row *rows;        /* [max_logits] */
+	struct nvllm_sample_row *device_rows; /* the same on the device */
+	struct admit *admit;
 };
-/* Bytes of device memory the arrays need; the pointers follow with batch_place(). */
-int64_t batch_init(struct batch *, struct nvllm_host *, int32_t max_tokens, int32_t max_seqs,
-	int32_t max_logits, int32_t max_pages, int32_t page_tokens);
-void batch_place(struct batch *, void *device);
-/* Lays out one plan of the scheduler and copies it to the device. */
-int  batch_build(struct batch *, struct rank *, const struct sched_step *);
-/* Sets a sequence slot's device state at admission. */
-int  batch_admit(struct batch *, struct rank *, int32_t slot, int32_t n_left, const int32_t *stop_ids, int n);
+/* Sizes. Bytes of device memory the arrays and slots need; b->staging_bytes of host
+ * memory for each flight. */
+int64_t batch_init(struct batch *, int32_t max_tokens, int32_t max_seqs, int32_t max_logits,
+	int32_t max_pages, int32_t page_tokens);
+void batch_place(struct batch *, void *device, void *staging);
+/* Lays out one step of the scheduler, padded to `bucket` decode rows (0 = not), and copies
+ * it, and the state of newly taken slots, to the device. host_view: plan() may read the
+ * staging. */
+int  batch_build(struct batch *, struct rank *, const struct sched_step *, int32_t bucket, int32_t flight,
+	bool host_view);
 
 /* Results of a step, one entry a logits row. */
 struct step_out {
 	int32_t *tokens;         /* [max_logits] */
-	int32_t *targets;        /* [max_logits] whose log probability is wanted, -1 = none */
+	int32_t *targets;        /* [max_logits] whose log probability is wanted: -1 none, -2 the sampled token's */
 	int32_t *ranks;          /* [max_logits] */
 	float *logprobs;         /* [max_logits] */
 	int32_t *top_ids;        /* [max_logits][n_top] */
 	float *top_logprobs;     /* [max_logits][n_top] */
 };
+/* A step that was issued and is not yet known to be done. */
+struct flight {
+	struct step_out out;     /* in host memory; valid once landed */
+	int32_t n_top;           /* entries a row in top_*; -1: no log probabilities */
+	nvllm_mark mark;
+	bool marked;             /* set; else the whole stream is waited for */
+};
 
 /* ---- the rank ---- */
 struct rank {
-	struct nvllm_host *host_dev, *host_model, *host_attn, *host_sampler;
+	int32_t index, world;
+	struct nvllm_host *host_dev, *host_model, *host_attn, *host_sampler, *host_comm;
 	const struct nvllm_device_vt *dvt;       struct nvllm_device *dev;
 	struct nvllm_device_info info;
 	struct nvllm_device_ref ref;
 	const struct nvllm_model_vt *mvt;        struct nvllm_model *model;
 	struct nvllm_arch arch;
+	struct cuts cuts;
 	const struct nvllm_attention_vt *avt;    struct nvllm_attention *attn;
 	struct nvllm_attn_shape shape;
 	struct nvllm_kv_layout layout;
 	const struct nvllm_sampler_vt *svt;      struct nvllm_sampler *sampler;
 	struct nvllm_sampler_env sampler_env;
-	const struct nvllm_comm_vt *cvt;         struct nvllm_comm *comm;
+	const struct nvllm_comm_vt *cvt;         struct nvllm_comm *comm; /* NULL at world 1 */
+	struct graph_pool *graphs;
 	struct batch batch;
-	void *weight_mem, *kv_mem, *host_mem, *arena, *attn_work, *sampler_work, *batch_mem, *out_mem;
-	int64_t weight_bytes, page_bytes, kv_bytes, arena_bytes, work_bytes, n_pages;
+	void *weight_mem, *kv_mem, *arena, *attn_work, *sampler_work, *batch_mem, *out_mem, *host_mem;
+	int64_t weight_bytes, page_bytes, kv_bytes, arena_bytes, work_bytes, batch_bytes, n_pages;
 	void **kv;                               /* [n_layers] */
-	struct nvllm_sample_row *rows;           /* [max_logits] host */
-	struct step_out dev_out, host_out;       /* results of a step, and the host's copy */
-	int32_t n_top;                           /* entries a row in the newest top_* arrays */
+	struct step_out dev_out;                 /* results of the newest step */
+	struct flight *flight;                   /* [n_flights]: step `epoch` has flight epoch % n_flights */
+	int32_t n_flights;                       /* run-ahead depth + 1 */
+	int64_t graph_steps;                     /* replayed */
 };
 
-/* ---- step.c: one step on the rank: forward, sample, log probabilities, advance ---- */
+/* ---- rank.c: one rank's parts, made and unmade ---- */
+struct opening;
+int  rank_open_device(struct opening *, struct rank *);
+int  rank_open_model(struct opening *, struct rank *);
+/* Cuts the model for this rank, and binds it dry: names and shapes of its share of every
+ * weight, and the bytes they take. Raises o->ffn_unit where a cut parts a block. */
+int  rank_cut(struct opening *, struct rank *);
+int  rank_open_attention(struct opening *, struct rank *);
+int  rank_open_sampler(struct opening *, struct rank *);
+int  rank_load_weights(struct opening *, struct rank *);
+int  rank_open_graphs(struct opening *, struct rank *);
+void rank_close(struct rank *);
+
+/* ---- group.c: the ranks of one process, each on a thread of its own ---- */
+struct group;
+/* The first rank runs on the caller's thread. NULL and fail_text() on failure. */
+struct group *group_create(int32_t world);
+void group_destroy(struct group *); /* NULL is legal */
+/* Calls fn(arg, rank) for every rank at once; returns when all are done: the status of the
+ * first rank that failed, with its sentence. Only one thread may call it at a time. */
+int  group_run(struct group *, int (*fn)(void *arg, int32_t rank), void *arg);
+/* Makes the collectives of the engine's ranks. */
+int  group_connect(struct nvllm_engine *, const struct nvllm_component *, const void *conf);
+
+/* ---- step.c: one step on a rank: forward, sample, log probabilities, advance ---- */
 /* Bytes of the result arrays; then where they lie in mem. */
 int64_t step_out_bytes(int32_t max_logits);
 void step_out_place(struct step_out *, void *mem, int32_t max_logits);
-/* After it rank->host_out holds the results: tokens of the rows that draw one, log
- * probabilities of those that want one. */
-int  step_run(struct rank *, const struct sched_step *);
+/* Enqueues it, to the copies of its results. On a failure the group stays in step. */
+int  step_issue(struct rank *, const struct sched_step *);
+/* Waits for it. After that its flight's `out` holds tokens of the rows that draw one, and
+ * log probabilities of those that want one. */
+int  step_land(struct rank *, const struct sched_step *);
+static inline struct flight *step_flight(const struct rank *r, const struct sched_step *st)
+{
+	return &r->flight[st->epoch % (uint64_t)r->n_flights];
+}
 /* Runs the model dry and says how large its arena must be. */
 int  step_measure(struct rank *, int64_t *arena_bytes);
+/* Runs every size of the graph pool once, with padding alone, so that all are recorded. */
+int  step_warm(struct rank *);
 
 /* ---- params.c: which value won, and refusing what cannot be ---- */
 struct defaults { double temperature, top_p, min_p; int64_t top_k; };
@@ -177,33 +238,43 @@ const char *text_push(struct text *, const char *bytes, int32_t len);
 /* What may be sent now; valid until the next call. end: nothing more will come. */
 struct nvllm_str text_take(struct text *, bool end);
 
-/* ---- request.c: one request from submit to its last event ---- */
-struct request {
+/* ---- request.c: one request and its choices, from submit to the last event ---- */
+struct choice {
 	struct seq seq;               /* first: what the scheduler knows */
+	struct request *req;
+	struct text *text;
+	int64_t t_start, t_first;
+	int32_t index;
+	bool over, cancelled;
+};
+struct request {
 	uint64_t id;
 	struct request *next;         /* in the engine's list of live requests */
 	struct nvllm_params p;        /* resolved */
+	int32_t stop_ids[NVLLM_STOP_IDS]; /* -1 fills the rest */
 	void (*on_event)(void *, const struct nvllm_event *);
 	void *user;
-	struct text *text;
-	int64_t t_submit, t_start, t_first;
-	bool cancelled, slot_ready;
+	int64_t t_submit, deadline;   /* ns; 0 = none */
 	struct nvllm_token *ptok;     /* [n_prompt] with prompt_logprobs */
 	const struct nvllm_token **plist;
 	int32_t *ptop_ids;
 	float *ptop;
+	bool prompt_sent;
+	int32_t n, n_left;            /* choices; of them not over */
+	struct choice choice[];
 };
-static inline struct request *request_of(struct seq *s) { return (struct request *)(void *)s; }
+static inline struct choice *choice_of(const struct seq *s) { return (struct choice *)(uintptr_t)s; }
 int  request_create(struct nvllm_engine *, const struct nvllm_request *, struct request **out);
 /* At submit: its id, and with it its seed where it brought none. */
 void request_name(struct nvllm_engine *, struct request *, uint64_t id);
 void request_destroy(struct request *);
-/* Takes the results of logits rows [row, row + n) of this step for its sequence;
- * delivers events. Returns true when the request is over. */
-bool request_advance(struct nvllm_engine *, struct request *, const struct sched_entry *);
-/* The last event. stop_token -1 = none. */
-void request_finish(struct request *, int finish, int32_t stop_token,
-	const char *stop_text, int status, const char *error);
+
+/* ---- events.c: what a request's owner is told ---- */
+/* Takes the results of one entry of a landed step; delivers events. Returns true when the
+ * choice is over. */
+bool choice_advance(struct nvllm_engine *, struct choice *, const struct sched_entry *, const struct flight *);
+/* The choice's last event. stop_token -1 = none. */
+void choice_finish(struct choice *, int finish, int32_t stop_token, const char *stop_text, int status, const char *error);
 int64_t now_ns(void);
 
 /* ---- engine.c ---- */
@@ -215,7 +286,9 @@ struct nvllm_engine {
 	const struct nvllm_chat_vt *chat_vt;     struct nvllm_chat *chat;
 	struct nvllm_host *host_chat, *host_cache;
 	const struct nvllm_cache_vt *cache_vt;   struct nvllm_cache *cache;
-	struct rank rank;
+	int32_t tp, depth;                       /* ranks; run-ahead depth in use */
+	struct rank *ranks;                      /* [tp] */
+	struct group *group;
 	struct sched *sched;
 	struct defaults defaults;
 	const char *sampler_name;
@@ -224,6 +297,9 @@ struct nvllm_engine {
 	int n_eos;
 	uint64_t seed;
 	int32_t max_logits;
+	uint64_t salt_seed;                      /* keys the hash of cache salts */
+	int broken;                              /* status of a step that could not be issued; 0 = none */
+	char broken_why[1024];
 
 	pthread_t thread;
 	bool threaded;
@@ -232,6 +308,7 @@ struct nvllm_engine {
 	struct request *live, *inbox, **inbox_tail;
 	uint64_t last_id;
 	bool stop, cancels;
+	int64_t n_deadlines;                     /* live requests with one */
 	struct nvllm_stats stats;
 	/* for nvllm_open(): */
 	struct conf *conf;

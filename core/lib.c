@@ -48,7 +48,7 @@ API int nvllm_submit(struct nvllm_engine *e, const struct nvllm_request *r, uint
 	return engine_functions()->submit(e, r, id);
 }
 
-API void nvllm_cancel(struct nvllm_engine *e, uint64_t id) { engine_functions()->cancel(e, id); }
+API void nvllm_cancel(struct nvllm_engine *e, uint64_t id, int32_t choice) { engine_functions()->cancel(e, id, choice); }
 API void nvllm_wait(struct nvllm_engine *e, uint64_t id) { engine_functions()->wait(e, id); }
 API void nvllm_stats(struct nvllm_engine *e, struct nvllm_stats *s) { engine_functions()->stats(e, s); }
 API const struct nvllm_info *nvllm_info(struct nvllm_engine *e) { return engine_functions()->info(e); }

@@ -11,106 +11,157 @@ static int read_budget(struct opening *o)
 	const struct nvllm_option share = { .key = "memory", .type = NVLLM_OPT_FLOAT, .min = 0.01, .max = 1 };
 	const struct nvllm_option size = { .key = "memory", .type = NVLLM_OPT_SIZE, .min = 1, .max = 1e18 };
 	const char *text = o->e->set.memory, *origin = NULL;
-	const struct nvllm_device_info *info = &o->e->rank.info;
+	const struct nvllm_device_info *info = &o->e->ranks[0].info;
+	/* the ranks of a host share its memory; devices have each their own */
+	int64_t sharers = info->caps & NVLLM_DEV_HOST_MEM ? o->e->tp : 1;
 	double f = info->caps & NVLLM_DEV_HOST_MEM ? 0.25 : 0.9;
 	char why[128];
 
 	if (!strcmp(text, "auto") || !option_set(&share, text, &f, conf_pool(o->c), why, sizeof(why))) {
-		o->budget = (int64_t)((double)info->mem_free * f);
+		o->budget = (int64_t)((double)info->mem_free * f) / sharers;
 		return NVLLM_OK;
 	}
-	if (!option_set(&size, text, &o->budget, conf_pool(o->c), why, sizeof(why)))
+	if (!option_set(&size, text, &o->budget, conf_pool(o->c), why, sizeof(why))) {
+		o->budget /= sharers;
 		return NVLLM_OK;
+	}
 	conf_get(o->c, "engine", "memory", &origin);
 	return fail(NVLLM_EINVAL, "%s: [engine] memory: '%s' is neither a share (0.01 to 1) nor a size (300M, 4G), nor 'auto'",
 		origin ? origin : "default", text);
 }
 
-/* How many pages the rest of the budget holds; refuses where one request cannot fit. */
+/* How many pages the rest of a rank's budget holds; refuses where one request cannot fit. */
+static int fit_pages(struct opening *o, struct rank *r, int64_t *n_pages)
+{
+	struct nvllm_engine *e = o->e;
+	int64_t pt = r->layout.page_tokens, per_seq = (e->set.max_model_len + pt - 1) / pt;
+	int64_t rest = o->budget - r->weight_bytes - r->work_bytes;
+	int64_t fits = r->page_bytes && rest / r->page_bytes < INT32_MAX / pt ? rest / r->page_bytes : INT32_MAX / pt;
+
+	if (rest < 0 || fits < 1 || (o->len_asked && fits < per_seq))
+		return fail(NVLLM_ENOMEM, "not enough memory for one request of %lld tokens: weights %.1f MiB, workspace %.1f MiB "
+			"and KV %.1f MiB make %.1f MiB, the budget is %.1f MiB%s. Raise [engine] memory, or lower max_model_len%s, "
+			"max_tokens or max_seqs", (long long)e->set.max_model_len, mib(r->weight_bytes), mib(r->work_bytes),
+			mib(per_seq * r->page_bytes), mib(r->weight_bytes + r->work_bytes + per_seq * r->page_bytes), mib(o->budget),
+			e->tp > 1 ? " for each rank" : "", fits > 0 ? " (what fits is less)" : "");
+	*n_pages = *n_pages < fits ? *n_pages : fits;
+	return NVLLM_OK;
+}
+
+/* Page numbers are the same on every rank: the least of them says how many there are. */
 static int count_pages(struct opening *o)
 {
 	struct nvllm_engine *e = o->e;
-	struct rank *r = &e->rank;
-	int64_t pt = r->layout.page_tokens, per_seq = (e->set.max_model_len + pt - 1) / pt;
-	int64_t rest = o->budget - r->weight_bytes - r->work_bytes, fits = r->page_bytes ? rest / r->page_bytes : per_seq;
+	int64_t pt = e->ranks[0].layout.page_tokens, per_seq = (e->set.max_model_len + pt - 1) / pt, n = INT32_MAX / pt;
 
-	if (fits < 1 || (o->len_asked && fits < per_seq))
-		return fail(NVLLM_ENOMEM, "not enough memory for one request of %lld tokens: weights %.1f MiB, workspace %.1f MiB "
-			"and KV %.1f MiB make %.1f MiB, the budget is %.1f MiB. Raise [engine] memory, or lower max_model_len%s, "
-			"max_tokens or max_seqs", (long long)e->set.max_model_len, mib(r->weight_bytes), mib(r->work_bytes),
-			mib(per_seq * r->page_bytes), mib(r->weight_bytes + r->work_bytes + per_seq * r->page_bytes), mib(o->budget),
-			fits > 0 ? " (what fits is less)" : "");
-	if (fits < per_seq) {
-		log_line(NVLLM_LOG_WARN, NULL, "the KV cache holds %lld tokens: max_model_len is lowered to that from %lld; raise "
-			"[engine] memory for more", (long long)(fits * pt), (long long)e->set.max_model_len);
-		e->set.max_model_len = fits * pt;
-		per_seq = fits;
+	for (int32_t i = 0; i < e->tp; i++) {
+		int rc = fit_pages(o, &e->ranks[i], &n);
+
+		if (rc)
+			return rc;
 	}
-	r->n_pages = fits < per_seq * e->set.max_seqs ? fits : per_seq * e->set.max_seqs;
-	if (r->n_pages > INT32_MAX / pt)
-		r->n_pages = INT32_MAX / pt; /* slots are 32-bit */
-	r->kv_bytes = r->n_pages * r->page_bytes;
+	if (n < per_seq) {
+		log_line(NVLLM_LOG_WARN, NULL, "the KV cache holds %lld tokens: max_model_len is lowered to that from %lld; raise "
+			"[engine] memory for more", (long long)(n * pt), (long long)e->set.max_model_len);
+		e->set.max_model_len = n * pt;
+		per_seq = n;
+	}
+	n = n < per_seq * e->set.max_seqs ? n : per_seq * e->set.max_seqs;
+	for (int32_t i = 0; i < e->tp; i++) {
+		e->ranks[i].n_pages = n;
+		e->ranks[i].kv_bytes = n * e->ranks[i].page_bytes;
+	}
 	return NVLLM_OK;
+}
+
+static int measure_rank(struct opening *o, struct rank *r)
+{
+	const struct nvllm_engine *e = o->e;
+	int64_t pt = r->layout.page_tokens;
+	int rc;
+
+	if (pt != e->ranks[0].layout.page_tokens)
+		return fail(NVLLM_EINVAL, "the attention backend '%s' chose pages of %lld tokens for rank %d and %d for rank 0",
+			o->attn->name, (long long)pt, r->index, e->ranks[0].layout.page_tokens);
+	r->batch_bytes = batch_init(&r->batch, (int32_t)e->set.max_tokens, (int32_t)e->set.max_seqs, e->max_logits,
+		(int32_t)((e->set.max_model_len + pt - 1) / pt), (int32_t)pt);
+	rc = step_measure(r, &r->arena_bytes);
+	r->work_bytes = r->arena_bytes + r->layout.workspace_bytes + r->sampler_env.workspace_bytes + r->batch_bytes +
+		step_out_bytes(e->max_logits);
+	return rc;
 }
 
 int memory_measure(struct opening *o)
 {
-	struct nvllm_engine *e = o->e;
-	struct rank *r = &e->rank;
-	int64_t pt = r->layout.page_tokens;
-	int rc;
+	int rc = NVLLM_OK;
 
-	o->batch_work = batch_init(&r->batch, r->host_attn, (int32_t)e->set.max_tokens, (int32_t)e->set.max_seqs, e->max_logits,
-		(int32_t)((e->set.max_model_len + pt - 1) / pt), (int32_t)pt);
-	if (o->batch_work < 0)
-		return (int)o->batch_work;
-	rc = step_measure(r, &r->arena_bytes);
-	if (rc)
-		return rc;
-	r->work_bytes = r->arena_bytes + r->layout.workspace_bytes + o->sampler_work + o->batch_work +
-		step_out_bytes(e->max_logits);
-	rc = read_budget(o);
+	for (int32_t i = 0; i < o->e->tp && !rc; i++)
+		rc = measure_rank(o, &o->e->ranks[i]);
+	if (!rc)
+		rc = read_budget(o);
 	return rc ? rc : count_pages(o);
 }
 
-static int get(struct opening *o, void **out, int64_t bytes, const char *what)
+static int get(struct rank *r, void **out, int64_t bytes, const char *what)
 {
-	struct rank *r = &o->e->rank;
-
 	*out = r->dvt->alloc(r->dev, bytes > 0 ? bytes : 256);
 	if (*out)
 		return NVLLM_OK;
 	return fail(NVLLM_ENOMEM, "the device has no %.1f MiB left for the %s: lower [engine] memory", mib(bytes), what);
 }
 
-int memory_allocate(struct opening *o)
+/* Host memory that steps copy from and to: staging and results of each flight. */
+static int make_flights(const struct nvllm_engine *e, struct rank *r)
 {
-	struct nvllm_engine *e = o->e;
-	struct rank *r = &e->rank;
-	int64_t out = step_out_bytes(e->max_logits);
-	char *at;
-	int rc = get(o, &r->weight_mem, r->weight_bytes, "weights");
+	int64_t out = step_out_bytes(e->max_logits), bytes = (out + r->batch.staging_bytes) * r->n_flights;
+	bool pinned = NVLLM_HAS(r->dvt, host_alloc) && r->dvt->host_alloc;
+	int rc = NVLLM_OK;
 
-	rc = rc ? rc : get(o, &r->kv_mem, r->kv_bytes, "KV cache");
-	rc = rc ? rc : get(o, &r->arena, r->arena_bytes, "activations");
-	rc = rc ? rc : get(o, &r->attn_work, r->layout.workspace_bytes, "attention workspace");
-	rc = rc ? rc : get(o, &r->sampler_work, o->sampler_work, "sampler workspace");
-	rc = rc ? rc : get(o, &r->batch_mem, o->batch_work, "step's inputs");
-	rc = rc ? rc : get(o, &r->out_mem, out, "step's results");
+	r->host_mem = pinned ? r->dvt->host_alloc(r->dev, bytes) : calloc(1, (size_t)bytes);
+	r->flight = calloc((size_t)r->n_flights, sizeof(*r->flight));
+	if (!r->host_mem || !r->flight)
+		return fail(NVLLM_ENOMEM, "no host memory for %.1f MiB of steps' inputs and results", mib(bytes));
+	memset(r->host_mem, 0, (size_t)bytes);
+	for (int32_t i = 0; i < r->n_flights && !rc; i++) {
+		step_out_place(&r->flight[i].out, (char *)r->host_mem + i * out, e->max_logits);
+		if (r->info.caps & NVLLM_DEV_ASYNC)
+			rc = r->dvt->mark_create(r->dev, &r->flight[i].mark);
+	}
+	batch_place(&r->batch, r->batch_mem, (char *)r->host_mem + r->n_flights * out);
+	return rc;
+}
+
+static int allocate_rank(const struct nvllm_engine *e, struct rank *r)
+{
+	char *at;
+	int rc = get(r, &r->weight_mem, r->weight_bytes, "weights");
+
+	rc = rc ? rc : get(r, &r->kv_mem, r->kv_bytes, "KV cache");
+	rc = rc ? rc : get(r, &r->arena, r->arena_bytes, "activations");
+	rc = rc ? rc : get(r, &r->attn_work, r->layout.workspace_bytes, "attention workspace");
+	rc = rc ? rc : get(r, &r->sampler_work, r->sampler_env.workspace_bytes, "sampler workspace");
+	rc = rc ? rc : get(r, &r->batch_mem, r->batch_bytes, "step's inputs");
+	rc = rc ? rc : get(r, &r->out_mem, step_out_bytes(e->max_logits), "step's results");
+	rc = rc ? rc : make_flights(e, r);
 	if (rc)
 		return rc;
-	batch_place(&r->batch, r->batch_mem);
-	r->host_mem = calloc(1, (size_t)out);
-	r->rows = calloc((size_t)e->max_logits, sizeof(*r->rows));
-	r->kv = calloc((size_t)r->arch.n_layers, sizeof(*r->kv));
-	if (!r->host_mem || !r->rows || !r->kv)
-		return fail(NVLLM_ENOMEM, "no memory");
 	step_out_place(&r->dev_out, r->out_mem, e->max_logits);
-	step_out_place(&r->host_out, r->host_mem, e->max_logits);
+	r->kv = calloc((size_t)r->arch.n_layers, sizeof(*r->kv));
+	if (!r->kv)
+		return fail(NVLLM_ENOMEM, "no memory");
 	at = r->kv_mem;
 	for (int i = 0; i < r->arch.n_layers; i++) {
 		r->kv[i] = r->layout.layer_bytes[i] ? at : NULL;
 		at += layer_stride(r, i) * r->n_pages;
 	}
 	return r->avt->attach(r->attn, r->kv, r->n_pages, r->attn_work);
+}
+
+int memory_allocate(struct opening *o)
+{
+	int rc = NVLLM_OK;
+
+	for (int32_t i = 0; i < o->e->tp && !rc; i++)
+		rc = allocate_rank(o->e, &o->e->ranks[i]);
+	return rc;
 }

@@ -53,25 +53,32 @@ static int check_sections(struct opening *o)
 
 /* ---- the parts, in order ---- */
 
+static int make_ranks(struct nvllm_engine *e)
+{
+	e->tp = (int32_t)e->set.tp;
+	e->ranks = calloc((size_t)e->tp, sizeof(*e->ranks));
+	if (!e->ranks)
+		return fail(NVLLM_ENOMEM, "no memory");
+	for (int32_t i = 0; i < e->tp; i++) {
+		e->ranks[i].index = i;
+		e->ranks[i].world = e->tp;
+	}
+	return NVLLM_OK;
+}
+
+/* The device of the first rank: the others get the same kind. */
 static int make_device(struct opening *o, const struct nvllm_component *comp)
 {
-	struct rank *r = &o->e->rank;
 	int rc = section_fill(o->c, "device", &o->dev_set, comp, &o->dev_conf);
 
-	if (rc)
-		return rc;
 	o->dev = comp;
-	r->host_dev = host_for("device", comp);
-	r->dvt = comp->vt;
-	if (!r->host_dev)
-		return fail(NVLLM_ENOMEM, "no memory");
-	return r->dvt->create(r->host_dev, (int)o->dev_set.ordinal, o->dev_conf, &r->dev);
+	return rc ? rc : rank_open_device(o, &o->e->ranks[0]);
 }
 
 static int open_device(struct opening *o)
 {
 	const char *w = word(o, "device");
-	struct rank *r = &o->e->rank;
+	struct rank *r = &o->e->ranks[0];
 	const struct nvllm_component *comp = NULL;
 	int rc = NVLLM_ENOENT;
 
@@ -90,11 +97,6 @@ static int open_device(struct opening *o)
 		comp = plugin_find(o->pl, NVLLM_KIND_DEVICE, w, ~0ull, NULL);
 		rc = comp ? make_device(o, comp) : NVLLM_ENOENT;
 	}
-	if (rc)
-		return rc;
-	r->info = (struct nvllm_device_info){ .size = sizeof(r->info) };
-	rc = r->dvt->info(r->dev, &r->info);
-	r->ref = (struct nvllm_device_ref){ sizeof(r->ref), r->dvt, r->dev, &r->info };
 	return rc;
 }
 
@@ -102,46 +104,60 @@ static int open_device(struct opening *o)
 static int choose(struct opening *o, const char *section, int kind, void *core,
 	const struct nvllm_component **comp, void **pconf)
 {
-	*comp = plugin_find(o->pl, kind, word(o, section), o->e->rank.info.caps, NULL);
+	*comp = plugin_find(o->pl, kind, word(o, section), o->e->ranks[0].info.caps, NULL);
 	return *comp ? section_fill(o->c, section, core, *comp, pconf) : NVLLM_ENOENT;
 }
 
-/* One rank needs no collectives, but a wrong word is refused all the same. */
-static int check_comm(struct opening *o)
+static int comm_fits(void *arg, const struct nvllm_component *c, const struct nvllm_plugin *p, const char *file,
+	const char *why)
 {
-	const struct nvllm_component *comp = NULL;
+	struct opening *o = arg;
+
+	(void)p, (void)file, (void)why;
+	if (!c || (component_need(c) & ~o->e->ranks[0].info.caps))
+		return 0;
+	o->comm = c;
+	return 1;
+}
+
+/* One rank needs no collectives, but a wrong word is refused all the same. */
+static int choose_comm(struct opening *o)
+{
 	struct word_settings w;
-	void *conf;
 
 	if (strcmp(word(o, "comm"), "auto")) {
-		comp = plugin_find(o->pl, NVLLM_KIND_COMM, word(o, "comm"), o->e->rank.info.caps, NULL);
-		if (!comp)
+		o->comm = plugin_find(o->pl, NVLLM_KIND_COMM, word(o, "comm"), o->e->ranks[0].info.caps, NULL);
+		if (!o->comm)
 			return NVLLM_ENOENT;
+	} else if (o->e->tp > 1) {
+		plugins_each(o->pl, NVLLM_KIND_COMM, comm_fits, o);
+		if (!o->comm)
+			return fail(NVLLM_ENOENT, "[engine] tp = %d needs a comm plugin that works with the device '%s', and there is "
+				"none in the plugin folders: set tp = 1, or name one with [comm] plugin", o->e->tp, o->dev->name);
 	}
-	return section_fill(o->c, "comm", &w, comp, &conf);
+	return section_fill(o->c, "comm", &w, o->comm, &o->comm_conf);
 }
 
 static int settle(struct opening *o)
 {
 	struct nvllm_engine *e = o->e;
-	struct graph_settings graphs;
 	struct word_settings w;
 	int rc = section_fill(o->c, "engine", &e->set, NULL, NULL);
 
 	if (!rc)
-		rc = section_fill(o->c, "graphs", &graphs, NULL, NULL);
+		rc = section_fill(o->c, "graphs", &o->graph_set, NULL, NULL);
+	if (!rc)
+		rc = make_ranks(e);
 	if (!rc)
 		rc = open_device(o);
 	if (!rc)
-		rc = check_comm(o);
+		rc = choose_comm(o);
 	if (!rc)
 		rc = choose(o, "attention", NVLLM_KIND_ATTENTION, &w, &o->attn, &o->attn_conf);
 	if (!rc)
 		rc = choose(o, "sampler", NVLLM_KIND_SAMPLER, &o->sampler_set, &o->sampler, &o->sampler_conf);
 	if (!rc)
 		rc = choose(o, "cache", NVLLM_KIND_CACHE, &w, &o->cache, &o->cache_conf);
-	if (!rc && e->set.tp > 1)
-		rc = fail(NVLLM_ENOTSUP, "[engine] tp = %d: groups of ranks are not in this version; set it to 1", (int)e->set.tp);
 	return rc ? rc : check_sections(o);
 }
 
@@ -186,127 +202,66 @@ static int choose_model(struct opening *o)
 		"write one", s->path, arch, k.known);
 }
 
-/* Hyperparameters from the checkpoint, by the model's own table. */
-static int read_hparams(struct opening *o, const struct nvllm_model_vt *vt, void **out)
-{
-	struct source *s = o->e->source;
-	char why[256];
-
-	*out = pool_alloc(conf_pool(o->c), vt->hparams_size + 1);
-	if (!*out)
-		return fail(NVLLM_ENOMEM, "no memory");
-	for (const struct nvllm_option *h = vt->hparams; h && h->key; h++) {
-		const char *v = s->ref.vt->meta(s->ref.loader, h->key);
-
-		if (!v && (h->flags & NVLLM_OPT_REQUIRED))
-			return fail(NVLLM_EINVAL, "%s: the checkpoint's configuration has no '%s' (%s), which the model '%s' needs",
-				s->path, h->key, h->help, o->model->name);
-		if (option_set(h, v ? v : h->def, *out, conf_pool(o->c), why, sizeof(why)))
-			return fail(NVLLM_EINVAL, "%s: configuration key '%s': %s (%s)", s->path, h->key, why, h->help);
-	}
-	return NVLLM_OK;
-}
-
-static int check_arch(const struct nvllm_engine *e, const char *model)
-{
-	const struct nvllm_arch *a = &e->rank.arch;
-
-	if (a->n_layers < 1 || a->dim < 1 || a->vocab < 1 || a->vocab > INT32_MAX || a->max_len < 1 || !a->layers)
-		return fail(NVLLM_EINVAL, "the model '%s' gave an architecture without layers, width, vocabulary or length", model);
-	if (e->source->tok_info.n_tokens > a->vocab)
-		return fail(NVLLM_EINVAL, "%s: the tokenizer has %d tokens, the model's vocabulary %lld: they do not belong "
-			"together", e->source->path, e->source->tok_info.n_tokens, (long long)a->vocab);
-	for (int i = 0; i < e->source->tok_info.n_eos_ids && i < NVLLM_STOP_IDS; i++)
-		if (e->source->tok_info.eos_ids[i] >= a->vocab)
-			return fail(NVLLM_EINVAL, "%s: end token %d is outside the vocabulary of %lld", e->source->path,
-				e->source->tok_info.eos_ids[i], (long long)a->vocab);
-	return NVLLM_OK;
-}
-
-static int open_model(struct opening *o)
+/* Every rank's device, model and share of it. A cut that parts a quantisation block asks
+ * for larger units: then all cuts are made anew. */
+static int open_models(struct opening *o)
 {
 	struct nvllm_engine *e = o->e;
-	struct rank *r = &e->rank;
-	void *hparams;
-	int rc;
+	int64_t unit;
+	int rc = choose_model(o);
 
-	rc = choose_model(o);
 	if (!rc)
 		rc = section_fill(o->c, "model", &e->model_set, o->model, &o->model_conf);
-	if (rc)
-		return rc;
-	r->mvt = o->model->vt;
-	r->host_model = host_for("model", o->model);
-	r->arch.size = sizeof(r->arch);
-	rc = read_hparams(o, r->mvt, &hparams);
-	if (!rc)
-		rc = r->mvt->create(r->host_model, hparams, o->model_conf, &r->model, &r->arch);
-	return rc ? rc : check_arch(e, o->model->name);
+	for (int32_t i = 0; i < e->tp && !rc; i++) {
+		if (i)
+			rc = rank_open_device(o, &e->ranks[i]);
+		if (!rc)
+			rc = rank_open_model(o, &e->ranks[i]);
+	}
+	o->ffn_unit = 1;
+	do {
+		unit = o->ffn_unit;
+		for (int32_t i = 0; i < e->tp && !rc; i++)
+			rc = rank_cut(o, &e->ranks[i]);
+	} while (!rc && unit != o->ffn_unit);
+	return rc;
 }
 
-/* Names and shapes of every weight, and how many bytes they take here. */
-static int count_weights(struct opening *o)
+/* How many steps may be queued before their tokens are known. */
+static int32_t run_ahead(const struct opening *o)
 {
-	struct rank *r = &o->e->rank;
-	struct weights w;
-	int rc;
+	const struct rank *r = &o->e->ranks[0];
+	bool host_plan = NVLLM_HAS(r->avt, plan) && r->avt->plan && !(r->avt->flags & NVLLM_ATTN_PLAN_ON_DEVICE);
 
-	weights_init(&w, &o->e->source->ref, r->dvt, r->dev, NULL);
-	rc = r->mvt->bind(r->model, &w.pub);
-	rc = rc ? rc : w.pub.status;
-	r->weight_bytes = w.bytes;
-	weights_finish(&w);
-	return rc ? fail_prefix(rc, "%s: ", o->e->source->path) : NVLLM_OK;
+	if (!(r->info.caps & NVLLM_DEV_ASYNC) || host_plan || (r->svt->flags & NVLLM_SAMPLER_HOST))
+		return 0;
+	return (int32_t)o->e->set.run_ahead;
 }
 
-static int open_attention(struct opening *o)
+static int open_backends(struct opening *o)
 {
 	struct nvllm_engine *e = o->e;
-	struct rank *r = &e->rank;
-	static const int32_t types[] = { NVLLM_F16, NVLLM_F32, NVLLM_F16, NVLLM_BF16 };
-	int64_t len = e->set.max_model_len ? e->set.max_model_len : r->arch.max_len;
-	int rc;
+	const struct nvllm_arch *a = &e->ranks[0].arch;
+	int64_t len = e->set.max_model_len ? e->set.max_model_len : a->max_len;
+	int rc = NVLLM_OK;
 
-	if (len > r->arch.max_len)
+	if (len > a->max_len)
 		log_line(NVLLM_LOG_WARN, NULL, "[engine] max_model_len = %lld is beyond the %lld tokens this model was made for",
-			(long long)len, (long long)r->arch.max_len);
+			(long long)len, (long long)a->max_len);
 	o->len_asked = e->set.max_model_len != 0;
 	e->set.max_model_len = len;
-	r->avt = o->attn->vt;
-	r->host_attn = host_for("attention", o->attn);
-	r->shape = (struct nvllm_attn_shape){
-		.size = sizeof(r->shape), .n_layers = r->arch.n_layers, .kv_dtype = types[e->set.kv_dtype],
-		.max_tokens = (int32_t)e->set.max_tokens, .max_seqs = (int32_t)e->set.max_seqs,
-		.max_len = len, .layers = r->arch.layers,
-	};
-	r->layout.size = sizeof(r->layout);
-	rc = r->avt->create(r->host_attn, &r->ref, &r->shape, o->attn_conf, &r->attn, &r->layout);
+	e->sampler_name = o->sampler->name;
+	for (int32_t i = 0; i < e->tp && !rc; i++) {
+		rc = rank_open_attention(o, &e->ranks[i]);
+		if (!rc)
+			rc = rank_open_sampler(o, &e->ranks[i]);
+	}
 	if (rc)
 		return rc;
-	if (r->layout.page_tokens < 1 || !r->layout.layer_bytes || r->layout.workspace_bytes < 0)
-		return fail(NVLLM_EINVAL, "the attention backend '%s' gave no layout for its pages", o->attn->name);
-	for (int i = 0; i < r->arch.n_layers; i++)
-		r->page_bytes += layer_stride(r, i);
-	return NVLLM_OK;
-}
-
-static int open_sampler(struct opening *o)
-{
-	struct nvllm_engine *e = o->e;
-	struct rank *r = &e->rank;
-	int rc;
-
-	r->svt = o->sampler->vt;
-	e->sampler_name = o->sampler->name;
-	if ((r->svt->flags & NVLLM_SAMPLER_HOST) && !(r->info.caps & NVLLM_DEV_HOST_MEM))
-		return fail(NVLLM_ENOTSUP, "the sampler '%s' runs on the host, the device '%s' keeps its logits to itself",
-			o->sampler->name, o->dev->name);
-	r->host_sampler = host_for("sampler", o->sampler);
-	r->sampler_env = (struct nvllm_sampler_env){ .size = sizeof(r->sampler_env), .max_rows = e->max_logits,
-		.dev = &r->ref, .vocab = r->arch.vocab, .vocab_n = r->arch.vocab };
-	rc = r->svt->create(r->host_sampler, &r->sampler_env, o->sampler_conf, &r->sampler);
-	o->sampler_work = r->sampler_env.workspace_bytes;
-	return rc ? rc : defaults_resolve(&e->defaults, o->c, &o->sampler_set, &e->source->ref);
+	e->depth = run_ahead(o);
+	for (int32_t i = 0; i < e->tp; i++)
+		e->ranks[i].n_flights = e->depth + 1;
+	return defaults_resolve(&e->defaults, o->c, &o->sampler_set, &e->source->ref);
 }
 
 static int open_chat(struct opening *o)
@@ -358,31 +313,19 @@ static void eos_of(struct nvllm_engine *e)
 		add_eos(e, id);
 }
 
-static int load_weights(struct opening *o)
-{
-	struct rank *r = &o->e->rank;
-	struct weights w;
-	int rc;
-
-	weights_init(&w, &o->e->source->ref, r->dvt, r->dev, r->weight_mem);
-	rc = r->mvt->bind(r->model, &w.pub);
-	rc = rc ? rc : w.pub.status;
-	if (!rc && w.bytes > r->weight_bytes)
-		rc = fail(NVLLM_EINVAL, "the model '%s' bound more weights the second time", o->model->name);
-	weights_finish(&w);
-	return rc ? rc : r->dvt->sync(r->dev, r->dvt->stream(r->dev));
-}
-
 static int open_sched(struct opening *o)
 {
 	struct nvllm_engine *e = o->e;
-	struct rank *r = &e->rank;
-	struct sched_limits lim = { (int32_t)e->set.max_seqs, (int32_t)e->set.max_tokens, e->max_logits,
-		r->layout.page_tokens, (int32_t)r->n_pages };
+	const struct rank *r = &e->ranks[0];
+	struct sched_limits lim = { .max_seqs = (int32_t)e->set.max_seqs, .max_tokens = (int32_t)e->set.max_tokens,
+		.max_logits = e->max_logits, .page_tokens = r->layout.page_tokens, .n_pages = (int32_t)r->n_pages,
+		.run_ahead = e->depth, .order = e->set.order };
 	int rc;
 
 	e->cache_vt = o->cache->vt;
 	e->host_cache = host_for("cache", o->cache);
+	if (!e->host_cache)
+		return fail(NVLLM_ENOMEM, "no memory");
 	rc = e->cache_vt->create(e->host_cache, r->n_pages, r->layout.page_tokens, o->cache_conf, &e->cache);
 	if (rc)
 		return rc;
@@ -390,39 +333,76 @@ static int open_sched(struct opening *o)
 	return e->sched ? NVLLM_OK : fail(NVLLM_ENOMEM, "no memory");
 }
 
+static int open_graphs(void *arg, int32_t rank)
+{
+	struct opening *o = arg;
+
+	return rank_open_graphs(o, &o->e->ranks[rank]);
+}
+
+/* All that takes memory and time: after it the ranks are ready for steps. */
+static int load(struct opening *o)
+{
+	struct nvllm_engine *e = o->e;
+	int rc = memory_allocate(o);
+
+	for (int32_t i = 0; i < e->tp && !rc; i++)
+		rc = rank_load_weights(o, &e->ranks[i]);
+	if (rc)
+		return rc;
+	e->group = group_create(e->tp);
+	if (!e->group)
+		return NVLLM_ENOMEM;
+	if (e->tp > 1)
+		rc = group_connect(e, o->comm, o->comm_conf);
+	return rc ? rc : group_run(e->group, open_graphs, o);
+}
+
 /* ---- the start line ---- */
 
 static double ms(int64_t from, int64_t to) { return (double)(to - from) / 1e6; }
 
+static void count_bytes(struct nvllm_engine *e)
+{
+	for (int32_t i = 0; i < e->tp; i++) {
+		e->stats.weight_bytes += e->ranks[i].weight_bytes;
+		e->stats.kv_bytes += e->ranks[i].kv_bytes;
+		e->stats.work_bytes += e->ranks[i].work_bytes;
+	}
+	e->stats.max_seqs = (int32_t)e->set.max_seqs;
+	e->stats.pages = e->ranks[0].n_pages;
+	e->stats.page_tokens = e->ranks[0].layout.page_tokens;
+	e->stats.tp = e->tp;
+	e->stats.run_ahead = e->depth;
+}
+
 static void describe(struct opening *o)
 {
 	struct nvllm_engine *e = o->e;
-	struct rank *r = &e->rank;
+	const struct rank *r = &e->ranks[0];
 	const char *name = e->source->ref.vt->meta(e->source->ref.loader, "name");
 	int64_t tokens = r->n_pages * r->layout.page_tokens, now = now_ns();
+	char group[64] = "";
 
+	count_bytes(e);
+	if (e->tp > 1)
+		snprintf(group, sizeof(group), "%d ranks (comm %s), each ", e->tp, o->comm->name);
 	e->info = (struct nvllm_info){ .size = sizeof(e->info), .vocab = (int32_t)r->arch.vocab,
 		.max_model_len = e->set.max_model_len, .start_line = e->start_line, .version = NVLLM_VERSION,
 		.has_chat = e->chat != NULL };
 	e->info.model = *e->model_set.name ? e->model_set.name : name && *name ? name : e->source->path;
 	snprintf(e->start_line, sizeof(e->start_line),
 		"%s (%s, %d layers) from %s\n"
-		"  device %s: %s, %d thread%s, %s; attention %s, sampler %s, cache %s, chat %s\n"
+		"  device %s: %s%s, %d thread%s, %s; attention %s, sampler %s, cache %s, chat %s\n"
 		"  memory: weights %.1f MiB, KV %.1f MiB (%lld tokens, %.1f sequences of %lld), workspace %.1f MiB\n"
 		"  start: plugins %.0f ms, checkpoint and tokenizer %.0f ms, checks %.0f ms, weights %.0f ms, rest %.0f ms",
 		e->info.model, o->model->name, r->arch.n_layers, e->source->path,
-		o->dev->name, r->info.name, r->info.n_workers, r->info.n_workers == 1 ? "" : "s", r->info.isa, o->attn->name,
-		o->sampler->name, o->cache->name, o->chat ? o->chat->name : "none",
-		mib(r->weight_bytes), mib(r->kv_bytes), (long long)tokens, (double)tokens / (double)e->set.max_model_len,
-		(long long)e->set.max_model_len, mib(r->work_bytes),
+		o->dev->name, group, r->info.name, r->info.n_workers, r->info.n_workers == 1 ? "" : "s", r->info.isa,
+		o->attn->name, o->sampler->name, o->cache->name, o->chat ? o->chat->name : "none",
+		mib(e->stats.weight_bytes), mib(e->stats.kv_bytes), (long long)tokens,
+		(double)tokens / (double)e->set.max_model_len, (long long)e->set.max_model_len, mib(e->stats.work_bytes),
 		ms(o->t0, o->t_plugins), ms(o->t_plugins, o->t_source), ms(o->t_source, o->t_check),
 		ms(o->t_check, o->t_weights), ms(o->t_weights, now));
-	e->stats.max_seqs = (int32_t)e->set.max_seqs;
-	e->stats.pages = r->n_pages;
-	e->stats.page_tokens = r->layout.page_tokens;
-	e->stats.weight_bytes = r->weight_bytes;
-	e->stats.kv_bytes = r->kv_bytes;
-	e->stats.work_bytes = r->work_bytes;
 }
 
 /* ---- open and close ---- */
@@ -444,13 +424,9 @@ static int prepare(struct opening *o)
 	/* every prompt_logprobs row is a row of logits: enough for a chunk of some size */
 	e->max_logits = (int32_t)(e->set.max_seqs > 32 ? e->set.max_seqs : 32);
 	if (!rc)
-		rc = open_model(o);
+		rc = open_models(o);
 	if (!rc)
-		rc = count_weights(o);
-	if (!rc)
-		rc = open_attention(o);
-	if (!rc)
-		rc = open_sampler(o);
+		rc = open_backends(o);
 	if (!rc)
 		rc = open_chat(o);
 	if (!rc)
@@ -461,13 +437,11 @@ static int prepare(struct opening *o)
 	return rc;
 }
 
-static uint64_t fresh_seed(const struct nvllm_engine *e)
+static uint64_t fresh_seed(void)
 {
-	uint64_t s = (uint64_t)e->set.seed;
+	uint64_t s;
 
-	if (e->set.seed >= 0 || getrandom(&s, sizeof(s), 0) == sizeof(s))
-		return s;
-	return (uint64_t)now_ns();
+	return getrandom(&s, sizeof(s), 0) == sizeof(s) ? s : (uint64_t)now_ns();
 }
 
 int engine_open(struct conf *c, struct plugins *pl, unsigned flags, struct nvllm_engine **out)
@@ -482,15 +456,13 @@ int engine_open(struct conf *c, struct plugins *pl, unsigned flags, struct nvllm
 	e->plugins = pl;
 	e->conf = c;
 	rc = prepare(&o);
-	if (!rc && !(flags & ENGINE_CHECK)) {
-		rc = memory_allocate(&o);
-		if (!rc)
-			rc = load_weights(&o);
-	}
+	if (!rc && !(flags & ENGINE_CHECK))
+		rc = load(&o);
 	o.t_weights = now_ns();
 	if (!rc) {
 		eos_of(e);
-		e->seed = fresh_seed(e);
+		e->seed = e->set.seed >= 0 ? (uint64_t)e->set.seed : fresh_seed();
+		e->salt_seed = fresh_seed();
 		describe(&o);
 		if (!(flags & ENGINE_CHECK))
 			rc = engine_start(e);
@@ -502,34 +474,12 @@ int engine_open(struct conf *c, struct plugins *pl, unsigned flags, struct nvllm
 	return rc;
 }
 
-static void close_rank(struct rank *r)
-{
-	void *const mem[] = { r->out_mem, r->batch_mem, r->sampler_work, r->attn_work, r->arena, r->kv_mem, r->weight_mem };
-
-	if (r->sampler && NVLLM_HAS(r->svt, destroy) && r->svt->destroy)
-		r->svt->destroy(r->sampler);
-	if (r->attn && NVLLM_HAS(r->avt, destroy) && r->avt->destroy)
-		r->avt->destroy(r->attn);
-	if (r->model && NVLLM_HAS(r->mvt, destroy) && r->mvt->destroy)
-		r->mvt->destroy(r->model);
-	for (size_t i = 0; r->dev && i < sizeof(mem) / sizeof(*mem); i++)
-		r->dvt->free(r->dev, mem[i]);
-	if (r->dev)
-		r->dvt->destroy(r->dev);
-	free(r->kv);
-	free(r->rows);
-	free(r->host_mem);
-	host_destroy(r->host_sampler);
-	host_destroy(r->host_attn);
-	host_destroy(r->host_model);
-	host_destroy(r->host_dev);
-}
-
 void engine_close(struct nvllm_engine *e)
 {
 	if (!e)
 		return;
 	engine_stop(e);
+	group_destroy(e->group);
 	sched_destroy(e->sched);
 	if (e->cache && NVLLM_HAS(e->cache_vt, destroy) && e->cache_vt->destroy)
 		e->cache_vt->destroy(e->cache);
@@ -537,7 +487,9 @@ void engine_close(struct nvllm_engine *e)
 	if (e->chat && NVLLM_HAS(e->chat_vt, close) && e->chat_vt->close)
 		e->chat_vt->close(e->chat);
 	host_destroy(e->host_chat);
-	close_rank(&e->rank);
+	for (int32_t i = 0; e->ranks && i < e->tp; i++)
+		rank_close(&e->ranks[i]);
+	free(e->ranks);
 	source_close(e->source);
 	free(e);
 }

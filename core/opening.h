@@ -12,10 +12,11 @@ struct opening {
 	int64_t t0, t_plugins, t_source, t_check, t_weights; /* ns, ends of the phases */
 	struct device_settings dev_set;
 	struct sampler_settings sampler_set;
-	const struct nvllm_component *dev, *model, *attn, *sampler, *cache, *chat;
-	void *dev_conf, *model_conf, *attn_conf, *sampler_conf, *cache_conf, *chat_conf;
-	int64_t budget;       /* bytes for weights, KV and work together */
-	int64_t sampler_work, batch_work; /* bytes */
+	struct graph_settings graph_set;
+	const struct nvllm_component *dev, *model, *attn, *sampler, *cache, *chat, *comm;
+	void *dev_conf, *model_conf, *attn_conf, *sampler_conf, *cache_conf, *chat_conf, *comm_conf;
+	int64_t budget;       /* bytes for weights, KV and work together, of one rank */
+	int64_t ffn_unit;     /* columns of the MLP that stay together when it is cut */
 	bool len_asked;       /* [engine] max_model_len is set: what does not fit is refused, not lowered */
 };
 
@@ -27,7 +28,8 @@ static inline int64_t layer_stride(const struct rank *r, int layer)
 	return (r->layout.layer_bytes[layer] + 63) & ~(int64_t)63;
 }
 
-/* memory.c: how large everything is, and refusing what does not fit; then getting it. */
+/* memory.c: how large everything is on each rank, and refusing what does not fit; then
+ * getting it. */
 int memory_measure(struct opening *);
 int memory_allocate(struct opening *);
 

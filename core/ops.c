@@ -39,8 +39,10 @@ static struct nvllm_tensor tmp(struct engine_step *s, int64_t rows, int64_t cols
 	s->used += bytes;
 	if (s->used > s->peak)
 		s->peak = s->used;
-	if (s->arena && s->used > s->cap)
+	if (s->arena && s->used > s->cap) {
 		stop(s, NVLLM_ENOMEM, "the step's arena of %lld bytes is too small for op %d", (long long)s->cap, s->n_ops);
+		t.rows = 0; /* nothing may follow the pointer, not even a sum that goes on */
+	}
 	return t;
 }
 
@@ -54,10 +56,10 @@ static int same(struct engine_step *s, const char *op, const char *what, int64_t
 
 #define HAS(s, f) (NVLLM_HAS((s)->rank->dvt->kernels, f) && (s)->rank->dvt->kernels->f)
 
-/* Runs kernel f for y unless the step is dry or has failed, or y has no rows. */
+/* Runs kernel f for y unless the step is dry or has failed, or y is empty. */
 #define CALL(s, f, ...) do { \
 	(s)->n_ops++; \
-	if ((s)->status || !y.rows) \
+	if ((s)->status || !y.rows || !y.cols) \
 		break; \
 	if (!HAS(s, f)) { \
 		stop(s, NVLLM_ENOTSUP, "the device has no kernel '" #f "'"); \
@@ -70,12 +72,47 @@ static int same(struct engine_step *s, const char *op, const char *what, int64_t
 static int64_t op_mark(struct nvllm_step *p) { return es(p)->used; }
 static void op_reset(struct nvllm_step *p, int64_t mark) { es(p)->used = mark; }
 
+/* Adds up the ranks' y, also after an error: the others wait for this rank. */
+static void sum(struct engine_step *s, struct nvllm_tensor y)
+{
+	struct rank *r = s->rank;
+	int rc;
+
+	if (!r->comm || !s->arena)
+		return;
+	rc = r->cvt->all_reduce(r->comm, r->dvt->stream(r->dev), y);
+	if (rc)
+		kernel_failed(s, rc, "all_reduce");
+}
+
+/* Puts the ranks' columns x side by side in y, likewise. */
+static void gather(struct engine_step *s, struct nvllm_tensor y, struct nvllm_tensor x)
+{
+	struct rank *r = s->rank;
+	int rc;
+
+	if (!s->arena)
+		return;
+	rc = r->cvt->all_gather(r->comm, r->dvt->stream(r->dev), y, x);
+	if (rc)
+		kernel_failed(s, rc, "all_gather");
+}
+
+/* Is a product with w one rank's share of a sum? */
+static bool partial(const struct engine_step *s, struct nvllm_tensor w)
+{
+	return s->rank->world > 1 && (w.cut == NVLLM_CUT_COLS || w.cut == NVLLM_CUT_HEADS_IN);
+}
+
 static struct nvllm_tensor op_embed(struct nvllm_step *p, struct nvllm_tensor table, double scale)
 {
 	struct engine_step *s = es(p);
 	struct nvllm_tensor y = tmp(s, p->batch->n_tokens, table.cols);
+	bool cut = table.cut == NVLLM_CUT_VOCAB;
 
-	CALL(s, embed, y, table, p->batch, scale);
+	CALL(s, embed, y, table, cut ? s->rank->cuts.vocab.first : 0, p->batch, scale);
+	if (cut)
+		sum(s, y); /* one rank has the row, the others zeros */
 	return y;
 }
 
@@ -89,39 +126,40 @@ static struct nvllm_tensor op_norm(struct nvllm_step *p, struct nvllm_tensor x, 
 	return y;
 }
 
-/* A product with a weight cut along its columns is one rank's share of a sum. */
-static void reduce(struct engine_step *s, struct nvllm_tensor y, struct nvllm_tensor w)
-{
-	struct rank *r = s->rank;
-	int rc;
-
-	if (!r->comm || (w.cut != NVLLM_CUT_COLS && w.cut != NVLLM_CUT_HEADS_IN) || !s->arena || s->status)
-		return;
-	rc = r->cvt->all_reduce(r->comm, r->dvt->stream(r->dev), y);
-	if (rc)
-		kernel_failed(s, rc, "all_reduce");
-}
-
 static struct nvllm_tensor op_linear(struct nvllm_step *p, struct nvllm_tensor x, struct nvllm_tensor w,
 	const struct nvllm_tensor *bias)
 {
 	struct engine_step *s = es(p);
-	struct nvllm_tensor y = tmp(s, x.rows, w.rows);
+	bool cut = s->rank->world > 1 && w.cut == NVLLM_CUT_VOCAB;
+	struct nvllm_tensor y = tmp(s, x.rows, cut ? s->rank->cuts.vocab_total : w.rows), all = y;
+	int64_t mark = s->used;
 
 	same(s, "linear", "columns of x", x.cols, w.cols);
+	if (cut)
+		y = tmp(s, x.rows, w.rows);
+	if (partial(s, w) && s->rank->index)
+		bias = NULL; /* added once, not once a rank */
 	CALL(s, linear, y, x, w, bias, 0);
-	reduce(s, y, w);
-	return y;
+	if (partial(s, w))
+		sum(s, y);
+	if (cut)
+		gather(s, all, y);
+	s->used = mark;
+	return all;
 }
 
 static struct nvllm_tensor op_norm_linear(struct nvllm_step *p, struct nvllm_tensor x,
 	const struct nvllm_norm *n, struct nvllm_tensor w, const struct nvllm_tensor *bias)
 {
 	struct engine_step *s = es(p);
-	struct nvllm_tensor y = tmp(s, x.rows, w.rows), h;
-	int64_t mark = s->used;
+	struct nvllm_tensor y, h;
+	int64_t mark;
 
 	same(s, "norm_linear", "columns of x", x.cols, w.cols);
+	if (s->rank->world > 1 && w.cut == NVLLM_CUT_VOCAB)
+		return op_linear(p, op_norm(p, x, n), w, bias);
+	y = tmp(s, x.rows, w.rows);
+	mark = s->used;
 	if (HAS(s, norm_linear)) {
 		CALL(s, norm_linear, y, x, n, w, bias);
 		return y;
@@ -148,7 +186,7 @@ static void op_linear_add(struct nvllm_step *p, struct nvllm_tensor x, struct nv
 
 	same(s, "linear_add", "columns of a", a.cols, w.cols);
 	same(s, "linear_add", "columns of x", x.cols, w.rows);
-	if (!s->rank->comm) {
+	if (!partial(s, w)) {
 		const struct nvllm_tensor y = x;
 
 		CALL(s, linear, y, a, w, bias, NVLLM_LINEAR_ADD);
@@ -203,7 +241,7 @@ static void attend_composed(struct nvllm_step *p, struct nvllm_tensor qkv, const
 		CALL(s, rope, k, p->batch->positions, l->head_dim, in->rotary);
 	}
 	s->n_ops++;
-	if (s->status || !s->arena)
+	if (s->status || !s->arena || !l->n_heads)
 		return;
 	rc = r->avt->run(r->attn, r->dvt->stream(r->dev), in->layer, p->batch, q, k, v, y);
 	if (rc)
@@ -230,7 +268,7 @@ static struct nvllm_tensor op_attention(struct nvllm_step *p, struct nvllm_tenso
 		return y;
 	}
 	s->n_ops++;
-	if (s->status || !s->arena)
+	if (s->status || !s->arena || !l->n_heads)
 		return y;
 	rc = r->avt->run_raw(r->attn, r->dvt->stream(r->dev), p->batch, qkv, in, y);
 	if (rc)
@@ -257,5 +295,6 @@ static const struct nvllm_ops ops = {
 void step_begin(struct engine_step *s, struct rank *r, const struct nvllm_batch *b, void *arena, int64_t cap)
 {
 	*s = (struct engine_step){ .pub = { &ops, b }, .rank = r, .arena = arena, .cap = cap };
-	fail_clear();
 }
+
+void step_fail(struct engine_step *s, int status) { kernel_failed(s, status, "before the step"); }

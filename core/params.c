@@ -109,7 +109,7 @@ static int check_counts(const struct nvllm_engine *e, int64_t n_prompt, struct n
 	if (room < 1)
 		return fail(NVLLM_EINVAL, "the prompt is %lld tokens long; this model's context is %lld and must also hold "
 			"the answer: shorten the prompt%s", (long long)n_prompt, (long long)e->set.max_model_len,
-			e->set.max_model_len < e->rank.arch.max_len ? " or raise [engine] max_model_len" : "");
+			e->set.max_model_len < e->ranks[0].arch.max_len ? " or raise [engine] max_model_len" : "");
 	if (p->max_tokens == NVLLM_UNSET)
 		p->max_tokens = room;
 	if (p->max_tokens < 1)
@@ -128,10 +128,24 @@ static int check_counts(const struct nvllm_engine *e, int64_t n_prompt, struct n
 	return NVLLM_OK;
 }
 
+/* What belongs to scheduling and the cache. */
+static int check_service(struct nvllm_params *p)
+{
+	p->n = p->n == NVLLM_UNSET ? 1 : p->n;
+	p->priority = p->priority == NVLLM_UNSET ? 0 : p->priority;
+	if (p->n < 1 || p->n > NVLLM_MAX_CHOICES)
+		return fail(NVLLM_EINVAL, "n is %lld: it must be 1 to %d", (long long)p->n, NVLLM_MAX_CHOICES);
+	if (!isnan(p->timeout) && !(p->timeout > 0 && p->timeout <= 1e9))
+		return fail(NVLLM_EINVAL, "timeout is %g: it must be above 0 and at most 1e9 seconds", p->timeout);
+	if (p->cache_salt.s && p->cache_salt.len < 1)
+		return fail(NVLLM_EINVAL, "cache_salt is empty: leave it out, or give it at least one character");
+	return NVLLM_OK;
+}
+
 int params_resolve(const struct nvllm_engine *e, const struct nvllm_params *given, int64_t n_prompt,
 	struct nvllm_params *out)
 {
-	uint64_t takes = e->rank.svt->takes;
+	uint64_t takes = e->ranks[0].svt->takes;
 	const char *name = e->sampler_name;
 	int rc;
 
@@ -154,5 +168,6 @@ int params_resolve(const struct nvllm_engine *e, const struct nvllm_params *give
 		return fail(NVLLM_EINVAL, "the sampler '%s' does not take top_k: leave it out, or choose another with "
 			"[sampler] plugin", name);
 	out->top_k = out->top_k < 0 ? 0 : out->top_k;
-	return check_counts(e, n_prompt, out);
+	rc = check_service(out);
+	return rc ? rc : check_counts(e, n_prompt, out);
 }

@@ -127,7 +127,7 @@ static const struct member device_members[] = { M(device, kernels), M(device, cr
 	M(device, destroy), M(device, info), M(device, alloc), M(device, free), M(device, copy),
 	M(device, sync), M(device, stream), M(device, store), M(device, upload), { NULL, 0 } };
 static const struct member comm_members[] = { M(comm, make_id), M(comm, create), M(comm, destroy),
-	M(comm, all_reduce), M(comm, all_gather), M(comm, broadcast), { NULL, 0 } };
+	M(comm, all_reduce), M(comm, all_gather), { NULL, 0 } };
 static const struct member loader_members[] = { M(loader, probe), M(loader, open), M(loader, meta),
 	M(loader, array), M(loader, find), M(loader, read), M(loader, close), { NULL, 0 } };
 static const struct member tokenizer_members[] = { M(tokenizer, probe), M(tokenizer, open),

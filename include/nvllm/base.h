@@ -65,10 +65,13 @@ enum nvllm_dtype {
  * a rank may hold one unit more than another, a copy, or nothing. */
 enum nvllm_cut {
 	NVLLM_WHOLE = 0,    /* every rank holds all of it */
-	NVLLM_CUT_HEADS,    /* rows are heads (query or KV), cut by KV-head group */
+	NVLLM_CUT_HEADS,    /* rows (elements, of a vector) are the layer's heads, q's, then k's, then
+	                     * v's, or q's or k's alone: cut by KV-head group; where there are
+	                     * more ranks than KV heads, ranks share a copy of one */
 	NVLLM_CUT_HEADS_IN, /* columns are query heads; the product is a partial sum */
-	NVLLM_CUT_ROWS,     /* rows cut in units of a quantisation block */
-	NVLLM_CUT_COLS,     /* columns cut likewise; the product is a partial sum */
+	NVLLM_CUT_ROWS,     /* rows (elements) are one or more runs of arch.ffn, each cut alike, in units
+	                     * of the quantisation block of what CUT_COLS cuts */
+	NVLLM_CUT_COLS,     /* columns are arch.ffn, cut likewise; the product is a partial sum */
 	NVLLM_CUT_VOCAB,    /* rows are vocabulary entries */
 };
 
@@ -175,7 +178,7 @@ struct nvllm_slots {
 /* One engine step, laid out for kernels. Built by the core; read-only to all else.
  * The device arrays keep their addresses for the life of the engine (a recorded
  * graph reads them again at each replay). Padding rows have slot -1, padding
- * sequences kv_len 0. */
+ * sequences kv_len 0: their rows of page_table mean nothing. */
 struct nvllm_batch {
 	uint32_t size;
 	int32_t n_tokens;            /* rows of this step's activations */

@@ -16,7 +16,8 @@ struct nvllm_cache;
 struct nvllm_cache_stats {
 	uint32_t size;
 	uint32_t reserved;            /* 0 */
-	int64_t held, pinned;         /* pages in the cache; of these, not evictable */
+	int64_t held, pinned;         /* pages in the cache; of these, pinned: evict can give
+	                               * up all of the held - pinned others */
 	int64_t hit_tokens, asked_tokens; /* since create */
 };
 
@@ -38,11 +39,13 @@ struct nvllm_cache_vt {
 	 * cache now holds; the rest stay the core's. */
 	int32_t (*insert)(struct nvllm_cache *, uint64_t salt, const int32_t *tokens,
 		int32_t n_pages, int32_t *pages);
-	/* Unpins once what match or insert pinned. */
+	/* Unpins once each page that match or insert pinned: all of a run, or its last ones, so
+	 * that what comes before a pinned page is pinned too. */
 	void (*release)(struct nvllm_cache *, const int32_t *pages, int32_t n_pages);
-	/* Gives up to `want` unpinned pages back to the core; returns how many it wrote. */
+	/* Gives up to `want` unpinned pages back to the core, of a prefix the last ones first;
+	 * returns how many it wrote: fewer only where no more are unpinned. */
 	int32_t (*evict)(struct nvllm_cache *, int32_t want, int32_t *pages);
-	/* [any] */
+	/* Cheap: the scheduler asks before it evicts. */
 	void (*stats)(struct nvllm_cache *, struct nvllm_cache_stats *);
 	/* Walks everything: 0, or a status and a sentence. Tests call it after every step. */
 	int  (*check)(struct nvllm_cache *);

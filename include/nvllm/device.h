@@ -22,10 +22,11 @@ extern "C" {
 struct nvllm_device;
 typedef void *nvllm_stream; /* cudaStream_t on CUDA, NULL on the CPU */
 typedef void *nvllm_graph;
+typedef void *nvllm_mark; /* a place in a stream's work: cudaEvent_t on CUDA */
 
 /* Capabilities. A component lists what it needs; the core refuses what is not met. */
 #define NVLLM_DEV_HOST_MEM (1ull << 0) /* the CPU can read and write device addresses */
-#define NVLLM_DEV_ASYNC    (1ull << 1) /* kernels return before they are done; events work */
+#define NVLLM_DEV_ASYNC    (1ull << 1) /* kernels return before they are done; the mark members work */
 #define NVLLM_DEV_GRAPHS   (1ull << 2) /* the graph members work */
 #define NVLLM_DEV_PARALLEL (1ull << 3) /* parallel_for works */
 #define NVLLM_DEV_CUDA     (1ull << 4) /* device addresses and streams are CUDA's */
@@ -56,7 +57,8 @@ enum nvllm_linear_flag {
 struct nvllm_logprobs {
 	uint32_t size;
 	int32_t n_top;            /* entries a row in top_*; 0 = none */
-	const int32_t *targets;   /* [rows] device; -1 = this row is not wanted */
+	const int32_t *targets;   /* [rows] device; -1 = this row is not wanted, -2 = tokens[row] */
+	const int32_t *tokens;    /* [rows] device: what the sampler drew; only read where a target is -2 */
 	float *target_logprob;    /* [rows] device */
 	int32_t *target_rank;     /* [rows] device: 1 = the likeliest */
 	int32_t *top_ids;         /* [rows][n_top] device, likeliest first, ties to the lower id */
@@ -72,11 +74,14 @@ struct nvllm_logprobs {
 struct nvllm_kernels {
 	uint32_t size;
 	/* y [T][table.cols] = scale * row of table; a token t < 0 stands for
-	 * state->last_token[-1 - t]. tokens: batch->tokens. Ids are in range. */
+	 * state->last_token[-1 - t]. tokens: batch->tokens. Ids are in range. The table holds
+	 * rows [first, first + table.rows) of the vocabulary: a token outside gives zeros
+	 * (another rank has it, and the rows are summed). */
 	int (*embed)(struct nvllm_device *, nvllm_stream, struct nvllm_tensor y,
-		struct nvllm_tensor table, const struct nvllm_batch *, double scale);
+		struct nvllm_tensor table, int64_t first, const struct nvllm_batch *, double scale);
 	/* y [T][w.rows] = x wT (+ bias) (+ y with NVLLM_LINEAR_ADD). w was placed by store()
-	 * and upload(): a device sizes its scratch there. */
+	 * and upload(): a device sizes its scratch there. w.cols 0 (this rank holds nothing of
+	 * the weight): x wT is zero. y's rows may lie further apart than y.cols (stride). */
 	int (*linear)(struct nvllm_device *, nvllm_stream, struct nvllm_tensor y,
 		struct nvllm_tensor x, struct nvllm_tensor w, const struct nvllm_tensor *bias,
 		uint32_t flags);
@@ -125,9 +130,12 @@ struct nvllm_device_vt {
 	void *(*alloc)(struct nvllm_device *, int64_t bytes);
 	/* [setup] NULL is legal. */
 	void  (*free)(struct nvllm_device *, void *);
-	/* [setup] [step] Stream-ordered, between host and device or within the device. */
+	/* [setup] [step] Stream-ordered, between host and device or within the device. With
+	 * NVLLM_DEV_ASYNC it may return before it has read src: host memory on either side
+	 * stays untouched until a mark after it was waited for. */
 	int   (*copy)(struct nvllm_device *, nvllm_stream, void *dst, const void *src, int64_t bytes);
-	/* [setup], and the end of a step at run-ahead depth 0. Reports earlier faults. */
+	/* [setup], and the end of a step on a device without NVLLM_DEV_ASYNC. Waits for all
+	 * that was enqueued; reports earlier faults. */
 	int   (*sync)(struct nvllm_device *, nvllm_stream);
 	/* [setup] The rank's one compute stream. */
 	nvllm_stream (*stream)(struct nvllm_device *);
@@ -135,11 +143,13 @@ struct nvllm_device_vt {
 	/* [setup] How this device wants to keep a weight. In: *t with rows, cols, planes,
 	 * cut and dtype (and row-major layout) as in the checkpoint, data NULL. Out: dtype,
 	 * layout and stride as it will be stored. Returns the bytes to allocate, or a
-	 * negative status (NVLLM_ENOTSUP: no kernel for this dtype). */
+	 * negative status (NVLLM_ENOTSUP: no kernel for this dtype). A weight of which this rank
+	 * holds nothing (0 rows or columns) is not stored: its data stays NULL. */
 	int64_t (*store)(struct nvllm_device *, struct nvllm_tensor *t);
 	/* [setup] Rows [row, row + n) of plane p: from host memory in the checkpoint's form
 	 * (src_dtype, src_stride bytes a row) to t->data in the stored form. May use the
-	 * device's own threads; has read src when it returns. */
+	 * device's own threads; has read src when it returns. A vector may come in pieces: then
+	 * t is a view of what was stored, data moved on and fewer cols. */
 	int   (*upload)(struct nvllm_device *, const struct nvllm_tensor *t, int32_t plane,
 		int64_t row, int64_t n, const void *src, int32_t src_dtype, int64_t src_stride);
 
@@ -151,11 +161,27 @@ struct nvllm_device_vt {
 		void (*fn)(void *arg, int64_t begin, int64_t end, int32_t worker), void *arg);
 
 	/* With NVLLM_DEV_GRAPHS, else NULL. The core's graph pool is the only caller.
-	 * [step] Records what is enqueued between begin and end; launch replays it. */
+	 * [step] What is enqueued between begin and end is recorded and not run; launch
+	 * enqueues it all, as often as it is called, reading the same addresses each time.
+	 * A call that cannot be recorded fails, or graph_end does; the stream is usable
+	 * again after graph_end, whatever it returned. */
 	int   (*graph_begin)(struct nvllm_device *, nvllm_stream);
 	int   (*graph_end)(struct nvllm_device *, nvllm_stream, nvllm_graph *out);
 	int   (*graph_launch)(struct nvllm_device *, nvllm_stream, nvllm_graph);
 	void  (*graph_free)(struct nvllm_device *, nvllm_graph);
+
+	/* With NVLLM_DEV_ASYNC, else NULL: how the host learns that a step is done while later
+	 * ones are queued. */
+	int   (*mark_create)(struct nvllm_device *, nvllm_mark *out);             /* [setup] */
+	void  (*mark_free)(struct nvllm_device *, nvllm_mark);                    /* [setup] */
+	/* [step] Marks what was enqueued so far; a mark may be set again once waited for. */
+	int   (*mark_set)(struct nvllm_device *, nvllm_stream, nvllm_mark);
+	/* [step] Returns when all before the mark is done; reports its faults. */
+	int   (*mark_wait)(struct nvllm_device *, nvllm_mark);
+	/* [setup] Host memory that the device copies to and from without stopping. Optional:
+	 * NULL = malloc and free. */
+	void *(*host_alloc)(struct nvllm_device *, int64_t bytes);
+	void  (*host_free)(struct nvllm_device *, void *);
 };
 
 #ifdef __cplusplus

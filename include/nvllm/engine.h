@@ -22,6 +22,8 @@ struct nvllm_engine;
  * file and the command line, the checkpoint's generation config, the API's default. */
 #define NVLLM_UNSET INT64_MIN /* for integers; NaN for doubles */
 
+#define NVLLM_ALL_CHOICES (-1) /* for cancel */
+
 struct nvllm_params {
 	uint32_t size;
 	int32_t ignore_eos;        /* 1: end tokens do not end the answer */
@@ -35,7 +37,13 @@ struct nvllm_params {
 	int64_t prompt_logprobs;   /* of prompt tokens, likewise */
 	const struct nvllm_str *stops; /* [n_stops] texts that end the answer (and are left out of it) */
 	int64_t n_stops;
+	int64_t n;                 /* answers to one prompt, 1 to NVLLM_MAX_CHOICES; default 1 */
+	int64_t priority;          /* lower runs first, before the order of [engine] order; default 0 */
+	double timeout;            /* seconds from submit to the last token, > 0; default: none */
+	struct nvllm_str cache_salt; /* requests share cached prefixes only with those of an equal
+	                            * salt; s NULL = the common one */
 };
+#define NVLLM_MAX_CHOICES 128
 
 /* Everything unset. */
 static inline struct nvllm_params nvllm_params_none(void)
@@ -45,9 +53,12 @@ static inline struct nvllm_params nvllm_params_none(void)
 	p.size = sizeof(p);
 	p.ignore_eos = 0;
 	p.temperature = p.top_p = p.min_p = (double)NAN;
-	p.top_k = p.max_tokens = p.seed = p.logprobs = p.prompt_logprobs = NVLLM_UNSET;
+	p.timeout = (double)NAN;
+	p.top_k = p.max_tokens = p.seed = p.logprobs = p.prompt_logprobs = p.n = p.priority = NVLLM_UNSET;
 	p.stops = NULL;
 	p.n_stops = 0;
+	p.cache_salt.s = NULL;
+	p.cache_salt.len = 0;
 	return p;
 }
 
@@ -67,20 +78,23 @@ struct nvllm_token {
 enum nvllm_event_type {
 	NVLLM_EVENT_PROMPT = 1, /* with prompt_logprobs, once: tokens are the prompt's */
 	NVLLM_EVENT_TOKENS,     /* new tokens, new text */
-	NVLLM_EVENT_DONE,       /* the last event of a request; may carry text too */
+	NVLLM_EVENT_DONE,       /* the last event of a choice; may carry text too */
 };
 enum nvllm_finish {
 	NVLLM_FINISH_STOP = 1,  /* an end token or a stop text */
 	NVLLM_FINISH_LENGTH,    /* max_tokens, or the end of the context */
 	NVLLM_FINISH_CANCEL,
 	NVLLM_FINISH_ERROR,     /* see error */
+	NVLLM_FINISH_TIMEOUT,   /* the request's timeout */
 };
 
-/* Figures of one finished request. Times in nanoseconds since submit. */
+/* Figures of one finished choice. Times in nanoseconds since submit. */
 struct nvllm_usage {
 	uint32_t size;
-	int32_t n_prompt, n_output, n_cached;  /* tokens; n_cached of n_prompt were not computed again */
-	int32_t reserved;          /* 0 */
+	/* Tokens. n_cached of n_prompt were not computed for this choice: they were found in the
+	 * cache, or shared with another choice. */
+	int32_t n_prompt, n_output, n_cached;
+	int32_t n_preempted;       /* times it gave up its pages and was computed again */
 	int64_t started_ns;        /* first step that worked on it */
 	int64_t first_token_ns;
 	int64_t done_ns;
@@ -91,7 +105,7 @@ struct nvllm_event {
 	uint32_t size;
 	int32_t type;              /* enum nvllm_event_type */
 	uint64_t id;               /* as nvllm_submit gave it */
-	int32_t choice;            /* 0 */
+	int32_t choice;            /* 0 to n - 1; PROMPT: 0 */
 	int32_t finish;            /* DONE: enum nvllm_finish */
 	struct nvllm_str text;     /* whole UTF-8 characters; the pieces join to the whole answer */
 	const struct nvllm_token *const *tokens; /* NULL-ended list of the new ones, or NULL */
@@ -101,6 +115,8 @@ struct nvllm_event {
 	const char *stop_text;     /* DONE by a stop text: that text, else NULL */
 	const char *error;         /* DONE by error: the sentence */
 	const struct nvllm_usage *usage; /* DONE */
+	int32_t n_left;            /* DONE: choices that are not done yet; 0: the request is over */
+	int32_t reserved;          /* 0 */
 };
 
 struct nvllm_request {
@@ -118,14 +134,18 @@ struct nvllm_request {
 
 struct nvllm_stats {
 	uint32_t size;
-	int32_t running, waiting;  /* requests */
+	int32_t running, waiting;  /* sequences: a request has one for each of its choices */
 	int32_t max_seqs;
 	int64_t pages, pages_used; /* KV pages in all, and owned by requests or the cache */
 	int64_t page_tokens;
 	int64_t prompt_tokens, output_tokens, cached_tokens; /* since open */
-	int64_t finished, cancelled, failed, preempted;      /* requests since open */
+	int64_t finished, cancelled, failed, preempted;      /* sequences since open; cancelled: timeouts too */
 	int64_t steps;
-	int64_t weight_bytes, kv_bytes, work_bytes;          /* device memory by kind */
+	int64_t weight_bytes, kv_bytes, work_bytes;          /* device memory by kind, of all ranks */
+	int64_t pages_cached;                                /* of pages_used: kept by the cache, which can give them up */
+	int64_t computed_tokens;                             /* rows of steps, since open */
+	int32_t tp, run_ahead;                               /* ranks; depth in use */
+	int64_t graph_steps;                                 /* of steps: replayed from a graph */
 };
 
 struct nvllm_info {
@@ -146,9 +166,9 @@ struct nvllm_engine_vt {
 	/* Checks the request whole, copies what it keeps, queues it. *id names it from now on
 	 * (never 0). A refusal is a negative status and a sentence in error(). */
 	int (*submit)(struct nvllm_engine *, const struct nvllm_request *, uint64_t *id);
-	/* Ends it with NVLLM_FINISH_CANCEL as soon as the running step is over. An id that is
-	 * done or unknown is no error. */
-	void (*cancel)(struct nvllm_engine *, uint64_t id);
+	/* Ends it with NVLLM_FINISH_CANCEL, all choices or (choice >= 0) that one, as soon as the
+	 * running step is over. What is done or unknown is no error. */
+	void (*cancel)(struct nvllm_engine *, uint64_t id, int32_t choice);
 	/* Blocks until the request is done and its last event was delivered. */
 	void (*wait)(struct nvllm_engine *, uint64_t id);
 	void (*stats)(struct nvllm_engine *, struct nvllm_stats *);
@@ -182,7 +202,7 @@ void nvllm_close(struct nvllm_engine *);
 const struct nvllm_engine_vt *nvllm_engine_functions(void);
 
 int nvllm_submit(struct nvllm_engine *, const struct nvllm_request *, uint64_t *id);
-void nvllm_cancel(struct nvllm_engine *, uint64_t id);
+void nvllm_cancel(struct nvllm_engine *, uint64_t id, int32_t choice);
 void nvllm_wait(struct nvllm_engine *, uint64_t id);
 void nvllm_stats(struct nvllm_engine *, struct nvllm_stats *);
 const struct nvllm_info *nvllm_info(struct nvllm_engine *);

@@ -62,6 +62,10 @@ struct nvllm_rope {
 struct nvllm_weights {
 	uint32_t size;
 	int32_t status;
+	/* The model sets it before it names the weights of layer i: cuts by head need to know
+	 * whose heads they are. */
+	int32_t layer;
+	int32_t reserved;      /* 0 */
 	/* cut: enum nvllm_cut. fmt is printf's; "self_attn.{q,k,v}_proj" joins three. */
 	struct nvllm_tensor (*get)(struct nvllm_weights *, int cut, int64_t rows, int64_t cols,
 		const char *fmt, ...) __attribute__((format(printf, 5, 6)));

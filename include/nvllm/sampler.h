@@ -54,9 +54,10 @@ struct nvllm_sampler_env {
 	int32_t max_rows;                    /* most rows in one call */
 	const struct nvllm_device_ref *dev;
 	int64_t vocab;                       /* of the whole model */
-	int64_t vocab_first, vocab_n;        /* the columns of logits this rank holds */
-	const struct nvllm_comm_vt *comm_vt; /* NULL at world 1; else exchange (max, sum, arg) */
-	struct nvllm_comm *comm;             /* per row, never logits */
+	int64_t vocab_first, vocab_n;        /* the columns of logits it is given: 0, vocab (the core
+	                                      * gathers the ranks' columns before it samples) */
+	const struct nvllm_comm_vt *comm_vt; /* the group, NULL at world 1: for a sampler that */
+	struct nvllm_comm *comm;             /* would exchange (max, sum, arg) of slices instead */
 	int64_t workspace_bytes;             /* out: device scratch it wants, allocated by the core */
 };
 

@@ -11,7 +11,8 @@
 #define KV_MAX_DIM 1024
 #define KV_MAX_HEADS 65536
 
-/* One layer of the shape, checked, with what follows from it. */
+/* One layer of the shape, checked, with what follows from it. n_heads 0: this rank holds
+ * none of it; then n_kv and group are 0 too. */
 struct kv_layer {
 	int32_t n_heads, n_kv, dim;
 	int32_t group;     /* query heads to a KV head */
@@ -116,6 +117,8 @@ static inline int kv_check_layer(const struct nvllm_host *host,
 	    (l->n_kv_heads == 0 ? l->n_heads != 0 : l->n_heads % l->n_kv_heads != 0))
 		return host->fail(host, NVLLM_ENOTSUP, "attention of layer %d: %d query heads "
 			"cannot be shared out evenly to %d KV heads", i, l->n_heads, l->n_kv_heads);
+	if (l->n_heads == 0)
+		return NVLLM_OK;
 	if (l->head_dim < 1 || l->head_dim > KV_MAX_DIM)
 		return host->fail(host, NVLLM_ENOTSUP, "attention of layer %d: head_dim %d is "
 			"not within 1 to %d", i, l->head_dim, KV_MAX_DIM);
@@ -126,7 +129,7 @@ static inline int kv_check_layer(const struct nvllm_host *host,
 	if (l->kv_layer < 0)
 		return NVLLM_OK;
 	s = l->kv_layer < sh->n_layers ? sh->layers[l->kv_layer] : NULL;
-	if (!s || s->kv_layer >= 0 || s->n_kv_heads != l->n_kv_heads ||
+	if (!s || s->kv_layer >= 0 || s->n_heads == 0 || s->n_kv_heads != l->n_kv_heads ||
 	    s->head_dim != l->head_dim)
 		return host->fail(host, NVLLM_EINVAL, "attention of layer %d: cannot read the K "
 			"and V of layer %d, which must exist, keep its own, and have %d heads "
@@ -157,14 +160,25 @@ static inline int kv_layers(const struct nvllm_host *host, const struct nvllm_at
 		if (err)
 			return err;
 		v[i] = (struct kv_layer){
-			.n_heads = l->n_heads, .n_kv = l->n_kv_heads, .dim = l->head_dim,
-			.group = l->n_kv_heads ? l->n_heads / l->n_kv_heads : 0,
+			.n_heads = l->n_heads, .n_kv = l->n_heads ? l->n_kv_heads : 0,
+			.dim = l->n_heads ? l->head_dim : 0,
+			.group = l->n_heads ? l->n_heads / l->n_kv_heads : 0,
 			.window = l->window, .source = l->kv_layer >= 0 ? l->kv_layer : i,
 			.scale = (float)l->scale, .cap = (float)l->softcap,
 		};
 	}
 	*out = v;
 	return NVLLM_OK;
+}
+
+/* True if this rank holds no head of any layer: nothing will be run. */
+static inline int kv_idle(const struct kv_layer *l, int32_t n)
+{
+	int64_t heads = 0;
+
+	for (int32_t i = 0; i < n; i++)
+		heads += l[i].n_heads;
+	return heads == 0;
 }
 
 static inline int kv_check_rows(const struct nvllm_host *host, const struct nvllm_batch *b,

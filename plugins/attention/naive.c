@@ -61,7 +61,8 @@ static int create(const struct nvllm_host *host, const struct nvllm_device_ref *
 			a->page_tokens * layers[i].n_kv * layers[i].dim;
 	layout->page_tokens = a->page_tokens;
 	layout->layer_bytes = bytes;
-	layout->workspace_bytes = seq_bytes(shape) + dev->info->n_workers * shape->max_len * 8;
+	layout->workspace_bytes = kv_idle(layers, shape->n_layers) ? 0 :
+		seq_bytes(shape) + dev->info->n_workers * shape->max_len * 8;
 	*out = a;
 	return NVLLM_OK;
 }
@@ -71,7 +72,8 @@ static int attach(struct nvllm_attention *a, void *const *kv, int64_t n_pages, v
 	a->kv = kv;
 	a->n_pages = n_pages;
 	a->seq_of = workspace;
-	a->scores = (double *)((char *)workspace + seq_bytes(a->shape));
+	if (workspace) /* else nothing is run */
+		a->scores = (double *)((char *)workspace + seq_bytes(a->shape));
 	return NVLLM_OK;
 }
 
@@ -86,7 +88,6 @@ static void put_rows(void *arg, int64_t begin, int64_t end, int32_t worker)
 {
 	const struct job *j = arg;
 
-	(void)worker;
 	for (int64_t t = begin; t < end; t++) {
 		const float *k = (const float *)((char *)j->k.data + t * j->k.stride);
 		const float *v = (const float *)((char *)j->v.data + t * j->v.stride);
@@ -165,8 +166,7 @@ static int run(struct nvllm_attention *a, nvllm_stream stream, int32_t layer,
 	struct job j = { a, l, b, q, k, v, y, a->kv[l->source] };
 	int err = kv_check_batch(a->host, a->shape, b, a->n_pages * a->page_tokens);
 
-	(void)stream;
-	if (err)
+	if (err || !l->n_heads)
 		return err;
 	for (int32_t t = 0; t < b->n_tokens; t++)
 		a->seq_of[t] = -1;

@@ -93,7 +93,7 @@ static int create(const struct nvllm_host *host, const struct nvllm_device_ref *
 	a->n_part = parts_wanted(a);
 	layout->page_tokens = page;
 	layout->layer_bytes = bytes;
-	layout->workspace_bytes = align64(shape->max_tokens * (int64_t)sizeof(*a->tasks)) +
+	layout->workspace_bytes = kv_idle(s, shape->n_layers) ? 0 : align64(shape->max_tokens * (int64_t)sizeof(*a->tasks)) +
 		dev->info->n_workers * a->scratch_bytes + a->n_part * (int64_t)sizeof(float);
 	*out = a;
 	return NVLLM_OK;
@@ -103,6 +103,8 @@ static int attach(struct nvllm_attention *a, void *const *kv, int64_t n_pages, v
 {
 	a->kv = kv;
 	a->n_pages = n_pages;
+	if (!workspace) /* nothing is run */
+		return NVLLM_OK;
 	a->tasks = workspace;
 	a->scratch = (char *)workspace +
 		align64(a->shape->max_tokens * (int64_t)sizeof(*a->tasks));
@@ -131,7 +133,7 @@ static int run(struct nvllm_attention *a, nvllm_stream stream, int32_t layer,
 	int err = kv_check_batch(a->host, a->shape, b, a->n_pages * a->page_tokens);
 
 	(void)stream;
-	if (err)
+	if (err || !l->s.n_heads)
 		return err;
 	for (int32_t t = b->n_seqs ? b->q_start[b->n_seqs] : 0; t < b->n_tokens; t++)
 		memset((char *)y.data + t * y.stride, 0, (size_t)row * sizeof(float));

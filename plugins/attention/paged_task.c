@@ -106,7 +106,9 @@ void paged_put(void *arg, int64_t begin, int64_t end, int32_t worker)
 	}
 }
 
-/* all = all and p together: sums and weighted V relative to the greater maximum. */
+/* all = all and p together: sums and weighted V relative to the greater maximum. A part
+ * that saw no key changes nothing, not even the sign of a zero: whether there is one
+ * before a row's first key hangs on the rows beside it in the task. */
 static void merge(struct paged_part all, struct paged_part p, int64_t n, int64_t dim)
 {
 	for (int64_t i = 0; i < n; i++) {
@@ -115,6 +117,11 @@ static void merge(struct paged_part all, struct paged_part p, int64_t n, int64_t
 
 		if (p.sum[i] == 0)
 			continue;
+		if (all.sum[i] == 0) {
+			all.max[i] = p.max[i], all.sum[i] = p.sum[i];
+			memcpy(all.o + i * dim, p.o + i * dim, (size_t)dim * sizeof(float));
+			continue;
+		}
 		all.max[i] = max;
 		all.sum[i] = x * all.sum[i] + y * p.sum[i];
 		for (int64_t d = i * dim; d < (i + 1) * dim; d++)

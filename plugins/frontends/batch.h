@@ -62,7 +62,7 @@ int  batch_refuse(struct batch_error *, int status, const char *param, const cha
 
 /* ---- batch_answer.c: what the engine said of a request, kept ---- */
 
-/* A token as an answer lists it; its likeliest ones lie in answer.top. */
+/* A token as an answer lists it; its likeliest ones lie in the list's top. */
 struct batch_token {
 	int32_t id, rank;
 	float logprob;
@@ -75,23 +75,42 @@ struct batch_top {
 	float logprob;
 };
 
-/* What the engine said of one request, copied on its thread. */
-struct batch_answer {
-	struct json_buf text;
-	struct batch_token *tokens, *prompt;  /* sampled; of the prompt, with prompt_logprobs */
-	size_t n_tokens, cap_tokens, n_prompt, cap_prompt;
+/* A list of tokens and their likeliest ones. */
+struct batch_tokens {
+	struct batch_token *v;
+	size_t n, cap;
 	struct batch_top *top;
 	size_t n_top, cap_top;
+};
+
+/* One of the answers to a prompt. */
+struct batch_choice {
+	struct json_buf text;
+	struct batch_tokens tokens;
 	struct nvllm_usage usage;
-	int finish, status;      /* enum nvllm_finish; nvllm_status of an error */
+	int finish, status;      /* enum nvllm_finish, 0 = not done; nvllm_status of an error */
 	int32_t stop_token;      /* -1 = none */
 	char *stop_text;         /* NULL = none */
 	char error[400];
+};
+
+/* What the engine said of one request, copied on its thread. */
+struct batch_answer {
+	struct batch_choice *choices;
+	int32_t n;
+	struct batch_tokens prompt; /* with prompt_logprobs */
 	bool failed;             /* out of memory while copying */
 };
 
-/* Copies one event. Returns true on the last one. */
+/* Room for n choices. False: no memory. */
+bool batch_answer_init(struct batch_answer *, int64_t n);
+/* Copies one event. Returns true on the last one of the request. */
 bool batch_answer_add(struct batch_answer *, const struct nvllm_event *);
+/* The first choice that ended so, or NULL. */
+const struct batch_choice *batch_answer_find(const struct batch_answer *, int finish);
+/* The figures of all choices as an API counts them: the prompt once, and of it what no
+ * choice computed; every choice's output. */
+void batch_answer_count(const struct batch_answer *, int64_t *prompt, int64_t *output, int64_t *cached);
 void batch_answer_free(struct batch_answer *);
 
 /* ---- batch_out.c: the answer to a line as JSON ---- */
@@ -106,7 +125,7 @@ struct batch_writer {
 };
 
 /* One line of output, without its newline: the answer, or the refusal. prompt_ids:
- * [answer->usage.n_prompt], NULL where they were not asked for. */
+ * [n_prompt of the usage], NULL where they were not asked for. */
 void batch_put_answer(struct json_buf *, const struct batch_writer *, int64_t line,
 	const struct batch_request *, const struct batch_answer *, const int32_t *prompt_ids);
 void batch_put_refusal(struct json_buf *, const struct batch_writer *, int64_t line,
@@ -116,7 +135,10 @@ void batch_put_refusal(struct json_buf *, const struct batch_writer *, int64_t l
 
 /* Reads a file line by line in bounded memory. */
 struct batch_reader {
-	FILE *f;
+	int fd;                  /* to poll, where it may be a pipe */
+	char *ahead;             /* bytes read; of [end] those from at on are not looked at yet */
+	size_t at, end;
+	bool open_line;          /* s is the beginning of a line */
 	char *s;                 /* the line, without its newline */
 	size_t len, cap, max;
 	int64_t n;               /* lines read so far: the number of this one */
@@ -127,8 +149,14 @@ struct batch_reader {
 	bool failed;             /* could not read, or no memory: errno */
 };
 
+enum batch_read { BATCH_END, BATCH_LINE, BATCH_MORE };
+
 int  batch_reader_open(struct batch_reader *, const char *path, size_t max);
-/* True: a line is there. False: the end, or failed. */
+/* A line is there, or the end (or failed), or more must be read: then poll fd and call it
+ * again. It reads once at most, and only once all that was read is looked at, so that a
+ * pipe whose writer is slow holds no one up. */
+enum batch_read batch_reader_try(struct batch_reader *);
+/* The same, waiting. True: a line is there. False: the end, or failed. */
 bool batch_reader_next(struct batch_reader *);
 void batch_reader_close(struct batch_reader *);
 bool batch_is_blank(const char *s, size_t len);
@@ -189,7 +217,7 @@ struct batch_progress {
 	int64_t total;           /* lines of the input; 0 = not known */
 	int64_t before;          /* of them, done by an earlier run */
 	int64_t started_ns, next_ns;
-	int64_t n_prompt, n_output; /* tokens of this run */
+	int64_t n_prompt, n_output, n_cached; /* tokens of this run */
 };
 
 void batch_progress_begin(struct batch_progress *, const struct batch_conf *, int64_t before);

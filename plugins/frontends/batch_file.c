@@ -4,10 +4,13 @@
 #include "batch.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define HASH_PRIME 0x100000001b3ull
+#define AHEAD      65536
 
 uint64_t batch_hash(uint64_t h, const char *s, size_t len)
 {
@@ -20,8 +23,11 @@ int batch_reader_open(struct batch_reader *r, const char *path, size_t max)
 {
 	memset(r, 0, sizeof(*r));
 	r->max = max;
-	r->f = fopen(path, "rbe");
-	return r->f ? 0 : -1;
+	r->fd = -1;
+	r->ahead = malloc(AHEAD);
+	if (r->ahead)
+		r->fd = open(path, O_RDONLY | O_CLOEXEC);
+	return r->fd < 0 ? -1 : 0;
 }
 
 static bool keep_byte(struct batch_reader *r, int c)
@@ -41,41 +47,77 @@ static bool keep_byte(struct batch_reader *r, int c)
 	return true;
 }
 
-bool batch_reader_next(struct batch_reader *r)
+/* Reads once. False: the end, or failed. */
+static bool fill(struct batch_reader *r)
 {
-	int64_t from = r->bytes;
-	int c;
+	ssize_t n = read(r->fd, r->ahead, AHEAD);
 
+	r->at = 0;
+	r->end = n > 0 ? (size_t)n : 0;
+	if (n < 0 && errno != EINTR && errno != EAGAIN)
+		r->failed = true;
+	return n > 0 || (n < 0 && !r->failed);
+}
+
+static void begin_line(struct batch_reader *r)
+{
 	r->len = 0;
 	r->hash = BATCH_HASH;
-	r->too_long = false;
-	while ((c = getc_unlocked(r->f)) != EOF) {
+	r->too_long = r->torn = false;
+	r->open_line = true;
+}
+
+/* What was read, up to the end of the line. True: it ended. */
+static bool take_ahead(struct batch_reader *r)
+{
+	while (r->at < r->end && !r->failed) {
+		char c = r->ahead[r->at++];
+
+		if (!r->open_line)
+			begin_line(r);
 		r->bytes++;
 		if (c == '\n')
-			break;
+			return true;
 		r->hash = (r->hash ^ (unsigned char)c) * HASH_PRIME;
 		if (r->len == r->max)
 			r->too_long = true;
 		else if (!keep_byte(r, c))
 			return false;
 	}
-	r->torn = c == EOF;
-	if (c == EOF && ferror(r->f)) {
-		r->failed = true;
-		return false;
-	}
-	if (r->bytes == from)
-		return false;
+	return false;
+}
+
+enum batch_read batch_reader_try(struct batch_reader *r)
+{
+	bool had = r->at < r->end, whole = take_ahead(r);
+
+	if (!whole && !r->failed && (had || fill(r)))
+		return BATCH_MORE;
+	if (r->failed || (!whole && !r->open_line))
+		return BATCH_END;
+	r->torn = !whole;
+	r->open_line = false;
 	r->n++;
-	return true;
+	return BATCH_LINE;
+}
+
+bool batch_reader_next(struct batch_reader *r)
+{
+	enum batch_read got;
+
+	while ((got = batch_reader_try(r)) == BATCH_MORE)
+		;
+	return got == BATCH_LINE;
 }
 
 void batch_reader_close(struct batch_reader *r)
 {
-	if (r->f)
-		fclose(r->f);
+	if (r->ahead && r->fd >= 0) /* a zeroed one was never open */
+		close(r->fd);
+	free(r->ahead);
 	free(r->s);
 	memset(r, 0, sizeof(*r));
+	r->fd = -1;
 }
 
 bool batch_is_blank(const char *s, size_t len)

@@ -187,13 +187,14 @@ static int load(struct batch_journal *j, int64_t max_line)
 	if (batch_reader_open(&r, j->path, MAX_RECORD))
 		return io_error(j, "read", j->path);
 	while (!rc && batch_reader_next(&r)) {
+		int64_t record = r.n;
 		bool torn;
 
 		rc = load_line(j, &r, j->end, max_line, &torn);
 		if (rc || torn) {
 			/* Only the last record may be torn. */
-			if (!rc && !r.torn && getc(r.f) != EOF)
-				rc = damaged(j, r.n, "a record is torn, and others follow");
+			if (!rc && !r.torn && batch_reader_next(&r))
+				rc = damaged(j, record, "a record is torn, and others follow");
 			break;
 		}
 		j->end = r.bytes;

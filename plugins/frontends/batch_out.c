@@ -18,6 +18,7 @@ struct out {
 	const struct batch_writer *w;
 	const struct batch_request *r;
 	const struct batch_answer *a;
+	const struct batch_choice *c; /* the one being written */
 };
 
 static void put_str(struct json_buf *b, const char *s)
@@ -76,9 +77,9 @@ static void put_token_ids(const struct out *o)
 		return;
 	}
 	json_put(o->b, "[");
-	for (size_t i = 0; i < o->a->n_tokens; i++) {
+	for (size_t i = 0; i < o->c->tokens.n; i++) {
 		json_put(o->b, i ? ", " : "");
-		json_put_int(o->b, o->a->tokens[i].id);
+		json_put_int(o->b, o->c->tokens.v[i].id);
 	}
 	json_put(o->b, "]");
 }
@@ -87,7 +88,7 @@ static void put_prompt_ids(const struct out *o, const int32_t *ids)
 {
 	put_key(o->b, "prompt_token_ids");
 	if (ids)
-		put_ids(o->b, ids, (size_t)o->a->usage.n_prompt);
+		put_ids(o->b, ids, (size_t)o->a->choices[0].usage.n_prompt);
 	else
 		json_put(o->b, "null");
 }
@@ -121,7 +122,7 @@ static void put_top_map(const struct out *o, const struct batch_token *t)
 	map = o->b->len;
 	put_top_entry(o, map, t->id, t->logprob);
 	for (int32_t i = 0; i < t->n_top; i++) {
-		const struct batch_top *top = &o->a->top[t->top_at + (size_t)i];
+		const struct batch_top *top = &o->c->tokens.top[t->top_at + (size_t)i];
 
 		if (top->id != t->id)
 			put_top_entry(o, map, top->id, top->logprob);
@@ -154,9 +155,9 @@ static void put_column(const struct out *o, const char *key,
 	json_put(o->b, *key == '+' ? ", \"" : "\"");
 	json_put(o->b, key + (*key == '+'));
 	json_put(o->b, "\": [");
-	for (size_t i = 0; i < o->a->n_tokens; i++) {
+	for (size_t i = 0; i < o->c->tokens.n; i++) {
 		json_put(o->b, i ? ", " : "");
-		put(o, &o->a->tokens[i], &at);
+		put(o, &o->c->tokens.v[i], &at);
 	}
 	json_put(o->b, "]");
 }
@@ -217,15 +218,15 @@ static void put_chat_token(const struct out *o, int32_t id, float logprob)
 static void put_chat_logprobs(const struct out *o)
 {
 	json_put(o->b, "{\"content\": [");
-	for (size_t i = 0; i < o->a->n_tokens; i++) {
-		const struct batch_token *t = &o->a->tokens[i];
+	for (size_t i = 0; i < o->c->tokens.n; i++) {
+		const struct batch_token *t = &o->c->tokens.v[i];
 
 		json_put(o->b, i ? ", " : "");
 		put_chat_token(o, t->id, t->logprob);
 		put_key(o->b, "top_logprobs");
 		json_put(o->b, "[");
 		for (int32_t k = 0; k < t->n_top; k++) {
-			const struct batch_top *top = &o->a->top[t->top_at + (size_t)k];
+			const struct batch_top *top = &o->c->tokens.top[t->top_at + (size_t)k];
 
 			json_put(o->b, k ? ", " : "");
 			put_chat_token(o, top->id, top->logprob);
@@ -275,8 +276,8 @@ static void put_prompt_logprobs(const struct out *o)
 		return;
 	}
 	json_put(o->b, "[");
-	for (size_t i = 0; i < a->n_prompt; i++) {
-		const struct batch_token *t = &a->prompt[i];
+	for (size_t i = 0; i < a->prompt.n; i++) {
+		const struct batch_token *t = &a->prompt.v[i];
 
 		json_put(o->b, i ? ", " : "");
 		if (i == 0) {
@@ -286,7 +287,7 @@ static void put_prompt_logprobs(const struct out *o)
 		json_put(o->b, "{");
 		put_prompt_entry(o, t->id, t->logprob, t->rank);
 		for (int32_t k = 0; k < t->n_top; k++) {
-			const struct batch_top *top = &a->top[t->top_at + (size_t)k];
+			const struct batch_top *top = &a->prompt.top[t->top_at + (size_t)k];
 
 			if (top->id == t->id)
 				continue;
@@ -300,29 +301,33 @@ static void put_prompt_logprobs(const struct out *o)
 
 /* ---- objects ---- */
 
+/* A timeout, which no line asks for, would be "length": of the API's words it is the one that
+ * says the answer was cut short by a limit. */
 static void put_finish(const struct out *o)
 {
-	const struct batch_answer *a = o->a;
+	const struct batch_choice *c = o->c;
 
 	put_key(o->b, "finish_reason");
-	json_put(o->b, a->finish == NVLLM_FINISH_LENGTH ? "\"length\"" : "\"stop\"");
+	json_put(o->b, c->finish == NVLLM_FINISH_STOP ? "\"stop\"" : "\"length\"");
 	put_key(o->b, "stop_reason");
-	if (a->stop_text)
-		put_str(o->b, a->stop_text);
-	else if (a->stop_token >= 0)
-		json_put_int(o->b, a->stop_token);
+	if (c->stop_text)
+		put_str(o->b, c->stop_text);
+	else if (c->stop_token >= 0)
+		json_put_int(o->b, c->stop_token);
 	else
 		json_put(o->b, "null");
 }
 
-static void put_choice(const struct out *o, const int32_t *prompt_ids)
+static void put_choice(const struct out *o, int32_t index, const int32_t *prompt_ids)
 {
-	const struct batch_answer *a = o->a;
+	const struct batch_choice *c = o->c;
 	bool chat = o->r->api == BATCH_CHAT;
 
-	json_put(o->b, chat ? "{\"index\": 0, \"message\": {\"role\": \"assistant\", \"content\": "
-		: "{\"index\": 0, \"text\": ");
-	json_put_string(o->b, a->text.s ? a->text.s : "", a->text.len);
+	json_put(o->b, "{\"index\": ");
+	json_put_int(o->b, index);
+	json_put(o->b, chat ? ", \"message\": {\"role\": \"assistant\", \"content\": "
+		: ", \"text\": ");
+	json_put_string(o->b, c->text.s ? c->text.s : "", c->text.len);
 	json_put(o->b, chat ? "}" : "");
 	put_logprobs(o);
 	put_finish(o);
@@ -334,20 +339,33 @@ static void put_choice(const struct out *o, const int32_t *prompt_ids)
 	json_put(o->b, "}");
 }
 
+static void put_choices(struct out *o, const int32_t *prompt_ids)
+{
+	put_key(o->b, "choices");
+	json_put(o->b, "[");
+	for (int32_t i = 0; i < o->a->n; i++) {
+		o->c = &o->a->choices[i];
+		json_put(o->b, i ? ", " : "");
+		put_choice(o, i, prompt_ids);
+	}
+	json_put(o->b, "]");
+}
+
 static void put_usage(const struct out *o)
 {
-	const struct nvllm_usage *u = &o->a->usage;
+	int64_t prompt, output, cached;
 
+	batch_answer_count(o->a, &prompt, &output, &cached);
 	put_key(o->b, "usage");
 	json_put(o->b, "{\"prompt_tokens\": ");
-	json_put_int(o->b, u->n_prompt);
+	json_put_int(o->b, prompt);
 	put_key(o->b, "completion_tokens");
-	json_put_int(o->b, u->n_output);
+	json_put_int(o->b, output);
 	put_key(o->b, "total_tokens");
-	json_put_int(o->b, (int64_t)u->n_prompt + u->n_output);
+	json_put_int(o->b, prompt + output);
 	put_key(o->b, "prompt_tokens_details");
 	json_put(o->b, "{\"cached_tokens\": ");
-	json_put_int(o->b, u->n_cached);
+	json_put_int(o->b, cached);
 	json_put(o->b, "}}");
 }
 
@@ -381,7 +399,7 @@ static void put_head(struct json_buf *b, const struct batch_writer *w, int64_t l
 void batch_put_answer(struct json_buf *b, const struct batch_writer *w, int64_t line,
 	const struct batch_request *r, const struct batch_answer *a, const int32_t *prompt_ids)
 {
-	const struct out o = { b, w, r, a };
+	struct out o = { b, w, r, a, NULL };
 	bool chat = r->api == BATCH_CHAT;
 
 	put_head(b, w, line, r->custom_id, 200);
@@ -393,10 +411,7 @@ void batch_put_answer(struct json_buf *b, const struct batch_writer *w, int64_t 
 	json_put_int(b, w->created);
 	put_key(b, "model");
 	put_str(b, w->model);
-	put_key(b, "choices");
-	json_put(b, "[");
-	put_choice(&o, prompt_ids);
-	json_put(b, "]");
+	put_choices(&o, prompt_ids);
 	if (chat)
 		put_prompt_logprobs(&o);
 	put_prompt_ids(&o, prompt_ids);

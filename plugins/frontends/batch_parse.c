@@ -95,6 +95,15 @@ static int take_text(struct reading *g, const struct param *p, cJSON *v)
 	return cJSON_IsString(v) ? 0 : batch_wrong(g, p->name, v, "a string");
 }
 
+/* Who shares cached prefixes: an empty one would be no secret, so vLLM refuses it too. */
+static int take_salt(struct reading *g, const struct param *p, cJSON *v)
+{
+	if (!cJSON_IsString(v) || !*v->valuestring)
+		return batch_wrong(g, p->name, v, "a text of at least one character");
+	g->r->params.cache_salt = (struct nvllm_str){ v->valuestring, (int64_t)strlen(v->valuestring) };
+	return 0;
+}
+
 static int take_ignore_eos(struct reading *g, const struct param *p, cJSON *v)
 {
 	bool on = false;
@@ -194,7 +203,10 @@ static const struct param params[] = {
 	{ "prompt_logprobs", BOTH, take_int, AT(prompt_logprobs), 0, 0, 0, BATCH_MAX_TOP,
 		"a whole number from 0 to 20" },
 	{ "return_token_ids", BOTH, take_return_ids },
-	{ "n", BOTH, take_same, 0, 1 },
+	{ "n", BOTH, take_int, AT(n), 0, 0, 1, NVLLM_MAX_CHOICES, "a whole number from 1 to 128" },
+	{ "priority", BOTH, take_int, AT(priority), 0, 0, NVLLM_UNSET + 1, INT64_MAX,
+		"a whole number above -2^63 and below 2^63" },
+	{ "cache_salt", BOTH, take_salt },
 	{ "best_of", BATCH_COMPLETION, take_same, 0, 1 },
 	{ "frequency_penalty", BOTH, take_same, 0, 0 },
 	{ "presence_penalty", BOTH, take_same, 0, 0 },

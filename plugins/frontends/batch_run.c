@@ -104,7 +104,7 @@ static void on_event(void *user, const struct nvllm_event *ev)
 static void stop(struct run *r)
 {
 	for (struct job *j = r->active; j; j = j->next)
-		r->vt->cancel(r->engine, j->id);
+		r->vt->cancel(r->engine, j->id, NVLLM_ALL_CHOICES);
 }
 
 static void run_fail(struct run *r, int rc)
@@ -186,6 +186,8 @@ static int submit(struct run *r, struct job *j, struct batch_error *err)
 		j->prompt = j->req.prompt;
 		j->encode_flags = NVLLM_ENCODE_SPECIAL;
 	}
+	if (!batch_answer_init(&j->answer, j->req.params.n == NVLLM_UNSET ? 1 : j->req.params.n))
+		return batch_refuse(err, 500, NULL, "no memory for another request");
 	q.prompt = j->prompt;
 	q.encode_flags = j->encode_flags;
 	q.tokens = j->req.tokens;
@@ -250,10 +252,12 @@ static void start_line(struct run *r)
 
 static void next_line(struct run *r)
 {
-	if (batch_reader_next(&r->in)) {
+	enum batch_read got = batch_reader_try(&r->in);
+
+	if (got == BATCH_LINE)
 		start_line(r);
+	if (got != BATCH_END)
 		return;
-	}
 	r->eof = true;
 	if (r->in.failed)
 		run_fail(r,
@@ -267,7 +271,7 @@ static void next_line(struct run *r)
  * *memory to free. */
 static const int32_t *prompt_ids(struct run *r, const struct job *j, int32_t **memory)
 {
-	int64_t n = j->answer.usage.n_prompt, got;
+	int64_t n = j->answer.choices[0].usage.n_prompt, got;
 
 	if (j->req.tokens)
 		return j->req.tokens;
@@ -278,17 +282,27 @@ static const int32_t *prompt_ids(struct run *r, const struct job *j, int32_t **m
 	return got == n ? *memory : NULL;
 }
 
+/* An answer is whole or it is an error: one choice that failed fails the line. */
+static int ended_early(const struct batch_answer *a, struct batch_error *err)
+{
+	const struct batch_choice *c = batch_answer_find(a, NVLLM_FINISH_ERROR);
+	int status = c ? http_status(c->status) : 500;
+
+	if (!c)
+		c = batch_answer_find(a, NVLLM_FINISH_CANCEL);
+	if (!c)
+		return 0;
+	return batch_refuse(err, status, NULL, "%s",
+		*c->error ? c->error : "the engine ended the request early");
+}
+
 static void put_answer(struct run *r, struct job *j, struct json_buf *out, struct batch_error *err)
 {
-	const struct batch_answer *a = &j->answer;
 	const int32_t *ids = NULL;
 	int32_t *memory = NULL;
 
-	if (a->finish == NVLLM_FINISH_ERROR || a->finish == NVLLM_FINISH_CANCEL) {
-		batch_refuse(err, a->finish == NVLLM_FINISH_ERROR ? http_status(a->status) : 500,
-			NULL, "%s", *a->error ? a->error : "the engine ended the request early");
+	if (ended_early(&j->answer, err))
 		return;
-	}
 	if (j->req.return_token_ids) {
 		ids = prompt_ids(r, j, &memory);
 		if (!ids)
@@ -296,8 +310,8 @@ static void put_answer(struct run *r, struct job *j, struct json_buf *out, struc
 				"no memory for the ids of the prompt, or they changed");
 	}
 	if (!err->status)
-		batch_put_answer(out, &r->writer, j->line, &j->req, a, ids);
-	if (a->failed || out->failed)
+		batch_put_answer(out, &r->writer, j->line, &j->req, &j->answer, ids);
+	if (j->answer.failed || out->failed)
 		batch_refuse(err, 500, NULL, "no memory for the answer");
 	free(memory);
 }
@@ -306,9 +320,10 @@ static void finish_job(struct run *r, struct job *j)
 {
 	struct json_buf out = { 0 };
 	struct batch_error err = { 0 };
+	int64_t n_prompt, n_output, n_cached;
 
 	job_deactivate(r, j);
-	if (r->rc || (r->interrupted && j->answer.finish == NVLLM_FINISH_CANCEL)) {
+	if (r->rc || (r->interrupted && batch_answer_find(&j->answer, NVLLM_FINISH_CANCEL))) {
 		r->dropped++;
 		job_free(j);
 		return;
@@ -319,8 +334,10 @@ static void finish_job(struct run *r, struct job *j)
 		refuse_job(r, j, &err);
 		return;
 	}
-	r->progress.n_prompt += j->answer.usage.n_prompt;
-	r->progress.n_output += j->answer.usage.n_output;
+	batch_answer_count(&j->answer, &n_prompt, &n_output, &n_cached);
+	r->progress.n_prompt += n_prompt;
+	r->progress.n_output += n_output;
+	r->progress.n_cached += n_cached;
 	journal_add(r, j, 200, &out);
 	job_free(j);
 }
@@ -369,15 +386,17 @@ static void loop(struct run *r)
 {
 	for (;;) {
 		bool room = !r->eof && !r->interrupted && !r->rc && r->n_active < r->max_active;
-		struct pollfd fds[2] = { { .fd = r->event, .events = POLLIN },
-			{ .fd = r->interrupt.fd, .events = POLLIN } };
+		bool ahead = r->in.at < r->in.end; /* what was read may hold more lines */
+		struct pollfd fds[3] = { { .fd = r->event, .events = POLLIN },
+			{ .fd = r->interrupt.fd, .events = POLLIN },
+			{ .fd = room && !ahead ? r->in.fd : -1, .events = POLLIN } };
 
 		if (!room && !r->n_active)
 			return;
-		poll(fds, 2, room ? 0 : r->progress.on ? 100 : -1);
+		poll(fds, 3, room && ahead ? 0 : r->progress.on ? 100 : -1);
 		take_interrupt(r);
 		take_finished(r);
-		if (room && !r->interrupted && !r->rc)
+		if (room && (ahead || fds[2].revents) && !r->interrupted && !r->rc)
 			next_line(r);
 		draw(r);
 	}
@@ -392,8 +411,8 @@ static void say_summary(const struct run *r)
 	fprintf(stderr, "batch: %lld lines, %lld failed", (long long)j->done, (long long)j->failed);
 	if (p->before)
 		fprintf(stderr, ", %lld kept from an earlier run", (long long)p->before);
-	fprintf(stderr, "; %lld prompt and %lld generated tokens in %.2f s (%.1f tokens/s); ",
-		(long long)p->n_prompt, (long long)p->n_output, s,
+	fprintf(stderr, "; %lld prompt (%lld cached) and %lld generated tokens in %.2f s (%.1f tokens/s); ",
+		(long long)p->n_prompt, (long long)p->n_cached, (long long)p->n_output, s,
 		s > 0 ? (double)p->n_output / s : 0);
 	fprintf(stderr, "written to %s\n", r->conf->output);
 }

@@ -1,136 +1,187 @@
 /* SPDX-License-Identifier: MIT */
-/* Bench: how fast prompts are read and tokens are made, as one JSON line on standard output.
- * Random prompts, greedy answers, end tokens ignored, so that every run does the same work. */
+/* frontends/bench.c - the bench front end's face: its options, and its report, one JSON line on
+ * standard output. Exit codes: 0 done, 1 failed, 130 stopped by Ctrl-C. */
+#include "bench.h"
+
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <nvllm/frontend.h>
-#include <nvllm/plugin.h>
+#include "json.h"
 
-struct conf { int64_t prompt, gen, depth, batch, repeat; };
+/* ---- the report ---- */
 
-struct job { struct nvllm_usage usage; int status; char error[256]; };
-
-static void on_event(void *user, const struct nvllm_event *ev)
+static void put_key(struct json_buf *b, const char *key)
 {
-	struct job *j = user;
-
-	if (ev->type != NVLLM_EVENT_DONE)
-		return;
-	j->usage = *ev->usage;
-	j->status = ev->finish == NVLLM_FINISH_LENGTH ? 0 : -1;
-	snprintf(j->error, sizeof(j->error), "%s", ev->error ? ev->error : "the answer ended early");
+	json_put(b, b->len ? ", \"" : "{\"");
+	json_put(b, key);
+	json_put(b, "\": ");
 }
 
-static int compare(const void *a, const void *b)
+static void put_int(struct json_buf *b, const char *key, int64_t v)
 {
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
+	put_key(b, key);
+	json_put_int(b, v);
 }
 
-static double median(double *v, int64_t n)
+/* With some digits; null for 0: this run has no such figure. */
+static void put_figure(struct json_buf *b, const char *key, double v, int digits)
 {
-	qsort(v, (size_t)n, sizeof(*v), compare);
-	return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
+	char text[64];
+
+	snprintf(text, sizeof(text), "%.*f", digits, v);
+	put_key(b, key);
+	json_put(b, v > 0 ? text : "null");
 }
 
-/* Runs `batch` requests of that shape at once, and waits for them. */
-static int run_batch(const struct nvllm_host *h, const struct nvllm_engine_vt *vt, struct nvllm_engine *e,
-	int64_t n_prompt, int64_t n_gen, int64_t batch, uint32_t *rng, struct job *job)
+/* The middle one of a member of the rows. */
+static double middle(const struct bench_conf *c, const struct bench_result *r, size_t offset)
 {
-	struct nvllm_params p = nvllm_params_none();
-	int32_t *ids = malloc((size_t)n_prompt * sizeof(*ids)), vocab = vt->info(e)->vocab;
-	uint64_t *id = calloc((size_t)batch, sizeof(*id));
-	int rc = ids && id ? 0 : NVLLM_ENOMEM;
+	double *v = malloc((size_t)c->repeat * sizeof(*v)), m;
 
-	p.temperature = 0;
-	p.ignore_eos = 1;
-	p.max_tokens = n_gen;
-	for (int64_t i = 0; i < batch && !rc; i++) {
-		struct nvllm_request r = { .size = sizeof(r), .tokens = ids, .n_tokens = n_prompt, .params = &p,
-			.on_event = on_event, .user = &job[i] };
+	if (!v)
+		return 0;
+	for (int64_t i = 0; i < c->repeat; i++)
+		memcpy(&v[i], (const char *)&r->rows[i] + offset, sizeof(*v));
+	m = bench_at(v, c->repeat, 0.5);
+	free(v);
+	return m;
+}
 
-		for (int64_t t = 0; t < n_prompt; t++) {
-			*rng = *rng * 1664525u + 1013904223u;
-			ids[t] = (int32_t)((*rng >> 8) % (uint32_t)vocab);
-		}
-		rc = vt->submit(e, &r, &id[i]);
-		if (rc)
-			h->fail(h, rc, "%s", vt->error(e));
-	}
-	for (int64_t i = 0; i < batch; i++)
-		if (id && id[i])
-			vt->wait(e, id[i]);
-	for (int64_t i = 0; i < batch && !rc; i++)
-		if (job[i].status)
-			rc = h->fail(h, NVLLM_EIO, "a request failed: %s", job[i].error);
-	free(ids);
-	free(id);
+static void put_times(struct json_buf *b, const char *key, const struct bench_times *t)
+{
+	char text[128];
+
+	snprintf(text, sizeof(text), "{\"median\": %.3f, \"p95\": %.3f, \"max\": %.3f}",
+		(double)bench_times_at(t, 0.5) / 1e6, (double)bench_times_at(t, 0.95) / 1e6,
+		(double)t->max / 1e6);
+	put_key(b, key);
+	json_put(b, t->n ? text : "null");
+}
+
+static void put_conf(struct json_buf *b, const struct bench_conf *c)
+{
+	put_int(b, "prompt", c->prompt);
+	put_int(b, "depth", c->depth);
+	put_int(b, "prefix", c->prefix);
+	put_int(b, "gen", c->gen);
+	put_int(b, "batch", c->batch);
+	put_int(b, "requests", c->requests ? c->requests : c->batch);
+	put_int(b, "turns", c->turns);
+	put_int(b, "arrival_ms", c->arrival);
+	put_int(b, "long", c->long_prompt);
+	put_int(b, "repeat", c->repeat);
+}
+
+static void put_speeds(struct json_buf *b, const struct bench_conf *c, const struct bench_result *r)
+{
+#define MIDDLE(m) middle(c, r, offsetof(struct bench_row, m))
+	put_figure(b, "prompt_tokens_per_s", MIDDLE(prompt_phase), 1);
+	put_figure(b, "gen_tokens_per_s", MIDDLE(gen_phase), 1);
+	put_figure(b, "run_s", MIDDLE(seconds), 4);
+	put_figure(b, "run_prompt_tokens_per_s", MIDDLE(prompt), 1);
+	put_figure(b, "run_output_tokens_per_s", MIDDLE(output), 1);
+	put_figure(b, "run_tokens_per_s", MIDDLE(prompt) + MIDDLE(output), 1);
+	put_times(b, "ttft_ms", &r->ttft);
+	put_times(b, "tpot_ms", &r->tpot);
+	put_times(b, "gap_ms", &r->gap);
+	put_times(b, "gap_long_ms", &r->gap_long);
+	put_figure(b, "long_ttft_ms", MIDDLE(long_ttft) * 1e3, 1);
+#undef MIDDLE
+}
+
+static void put_counts(struct json_buf *b, const struct bench_result *r)
+{
+	char rate[32];
+
+	put_int(b, "prompt_tokens", r->n_prompt);
+	put_int(b, "output_tokens", r->n_output);
+	put_int(b, "cached_tokens", r->n_cached);
+	snprintf(rate, sizeof(rate), "%.4f", (double)r->n_cached / (double)r->n_prompt);
+	put_key(b, "hit_rate");
+	json_put(b, rate);
+#define SINCE(m) put_int(b, #m, r->after.m - r->before.m)
+	SINCE(computed_tokens);
+	SINCE(preempted);
+	SINCE(steps);
+#undef SINCE
+	put_int(b, "engine_prompt_tokens", r->after.prompt_tokens - r->before.prompt_tokens);
+	put_int(b, "engine_cached_tokens", r->after.cached_tokens - r->before.cached_tokens);
+}
+
+static void put_engine(struct json_buf *b, const struct bench_result *r)
+{
+	const struct nvllm_stats *s = &r->after;
+
+	put_int(b, "pages", s->pages);
+	put_int(b, "page_tokens", s->page_tokens);
+	put_int(b, "pages_peak", r->pages_peak);
+	put_int(b, "pages_used", s->pages_used);
+	put_int(b, "pages_cached", s->pages_cached);
+	put_int(b, "max_seqs", s->max_seqs);
+	put_int(b, "tp", s->tp);
+	put_int(b, "weight_bytes", s->weight_bytes);
+	put_int(b, "kv_bytes", s->kv_bytes);
+	put_int(b, "work_bytes", s->work_bytes);
+}
+
+static int report(const struct nvllm_host *h, const struct bench_conf *c, const struct bench_result *r)
+{
+	struct json_buf b = { 0 };
+	bool wrote;
+
+	put_conf(&b, c);
+	put_speeds(&b, c, r);
+	put_counts(&b, r);
+	put_engine(&b, r);
+	json_put(&b, "}\n");
+	if (b.failed)
+		return h->fail(h, NVLLM_ENOMEM, "no memory for the report");
+	wrote = fwrite(b.s, 1, b.len, stdout) == b.len && !fflush(stdout);
+	json_buf_free(&b);
+	if (wrote)
+		return NVLLM_EXIT_OK;
+	return h->fail(h, NVLLM_EIO, "cannot write to standard output: %s", strerror(errno));
+}
+
+static int run(const struct nvllm_host *h, const struct nvllm_engine_vt *vt, struct nvllm_engine *e,
+	const void *conf)
+{
+	struct bench_result *result = calloc(1, sizeof(*result));
+	int rc;
+
+	if (!result)
+		return h->fail(h, NVLLM_ENOMEM, "no memory for the result");
+	rc = bench_run(h, vt, e, conf, result);
+	if (!rc)
+		rc = report(h, conf, result);
+	bench_result_free(result);
+	free(result);
 	return rc;
 }
 
-/* Tokens a second of reading a prompt, and of making tokens after it: medians over the runs,
- * the first of which is not counted. */
-static int measure(const struct nvllm_host *h, const struct nvllm_engine_vt *vt, struct nvllm_engine *e,
-	const struct conf *c, double *read_speed, double *gen_speed)
-{
-	struct job *job = calloc((size_t)c->batch, sizeof(*job));
-	double *r = calloc((size_t)c->repeat, sizeof(*r)), *g = calloc((size_t)c->repeat, sizeof(*g));
-	uint32_t rng = 1;
-	int rc = job && r && g ? 0 : NVLLM_ENOMEM;
-
-	for (int64_t k = -1; k < c->repeat && !rc; k++) {
-		int64_t start = INT64_MAX, first = 0, end = 0;
-
-		rc = run_batch(h, vt, e, c->prompt + c->depth, c->gen, c->batch, &rng, job);
-		for (int64_t i = 0; i < c->batch; i++) {
-			const struct nvllm_usage *u = &job[i].usage;
-
-			start = u->started_ns < start ? u->started_ns : start;
-			first = u->first_token_ns > first ? u->first_token_ns : first;
-			end = u->done_ns > end ? u->done_ns : end;
-		}
-		if (k < 0 || rc)
-			continue;
-		r[k] = (double)((c->prompt + c->depth) * c->batch) / ((double)(first - start) / 1e9);
-		g[k] = c->gen > 1 ? (double)((c->gen - 1) * c->batch) / ((double)(end - first) / 1e9) : 0;
-	}
-	if (!rc) {
-		*read_speed = median(r, c->repeat);
-		*gen_speed = median(g, c->repeat);
-	}
-	free(job);
-	free(r);
-	free(g);
-	return rc;
-}
-
-static int run(const struct nvllm_host *h, const struct nvllm_engine_vt *vt, struct nvllm_engine *e, const void *conf)
-{
-	const struct conf *c = conf;
-	struct nvllm_stats s = { .size = sizeof(s) };
-	double read_speed = 0, gen_speed = 0;
-	int rc = measure(h, vt, e, c, &read_speed, &gen_speed);
-
-	if (rc)
-		return rc;
-	vt->stats(e, &s);
-	printf("{\"prompt\": %lld, \"depth\": %lld, \"gen\": %lld, \"batch\": %lld, \"repeat\": %lld, "
-		"\"prompt_tokens_per_s\": %.1f, \"gen_tokens_per_s\": %.1f, \"weight_bytes\": %lld, \"kv_bytes\": %lld, "
-		"\"work_bytes\": %lld}\n", (long long)c->prompt, (long long)c->depth, (long long)c->gen,
-		(long long)c->batch, (long long)c->repeat, read_speed, gen_speed, (long long)s.weight_bytes,
-		(long long)s.kv_bytes, (long long)s.work_bytes);
-	return NVLLM_EXIT_OK;
-}
+/* ---- the plugin ---- */
 
 static const struct nvllm_option options[] = {
-	NVLLM_INT(conf, prompt, "prompt", "512", 1, 1 << 20, "tokens of each prompt"),
-	NVLLM_INT(conf, gen, "gen", "128", 1, 1 << 20, "tokens of each answer"),
-	NVLLM_INT(conf, depth, "depth", "0", 0, 1 << 20, "more prompt tokens, so that answers begin deeper"),
-	NVLLM_INT(conf, batch, "batch", "1", 1, 65536, "requests at once"),
-	NVLLM_INT(conf, repeat, "repeat", "3", 1, 1000, "counted runs, after one that is not"),
+	NVLLM_INT(bench_conf, prompt, "prompt", "512", 1, 1 << 20,
+		"tokens of each prompt that are its own"),
+	NVLLM_INT(bench_conf, gen, "gen", "128", 1, 1 << 20, "tokens of each answer"),
+	NVLLM_INT(bench_conf, depth, "depth", "0", 0, 1 << 20,
+		"more prompt tokens of its own, so that answers begin deeper"),
+	NVLLM_INT(bench_conf, prefix, "prefix", "0", 0, 1 << 20,
+		"tokens before those that all prompts of a run begin with"),
+	NVLLM_INT(bench_conf, batch, "batch", "1", 1, 65536, "requests at once"),
+	NVLLM_INT(bench_conf, requests, "requests", "0", 0, 1 << 20,
+		"requests of a run in all, the next as one ends; 0 = batch"),
+	NVLLM_INT(bench_conf, turns, "turns", "1", 1, 1000,
+		"each request is a conversation of so many: the next prompt is the last one, its "
+		"answer, and 'prompt' new tokens"),
+	NVLLM_INT(bench_conf, arrival, "arrival", "0", 0, 3600000,
+		"milliseconds between the starts of requests; 0 = all at once"),
+	NVLLM_INT(bench_conf, long_prompt, "long", "0", 0, 1 << 20,
+		"tokens of one more prompt, submitted once 'batch' answers run; 0 = none"),
+	NVLLM_INT(bench_conf, repeat, "repeat", "3", 1, 1000, "counted runs, after one that is not"),
 	NVLLM_OPTIONS_END,
 };
 
@@ -139,7 +190,12 @@ static const struct nvllm_arg *const args[] = {
 	ARG('p', "prompt", "bench.prompt", "tokens of each prompt"),
 	ARG('n', "gen", "bench.gen", "tokens of each answer"),
 	ARG('d', "depth", "bench.depth", "more prompt tokens before the answer"),
+	ARG(0, "prefix", "bench.prefix", "tokens that all prompts begin with"),
 	ARG('b', "batch", "bench.batch", "requests at once"),
+	ARG(0, "requests", "bench.requests", "requests of a run in all"),
+	ARG(0, "turns", "bench.turns", "requests of each conversation"),
+	ARG(0, "arrival", "bench.arrival", "milliseconds between starts"),
+	ARG(0, "long", "bench.long", "tokens of one long prompt among running answers"),
 	ARG('r', "repeat", "bench.repeat", "counted runs"),
 	NULL,
 };
@@ -150,10 +206,10 @@ static const struct nvllm_frontend_vt vt = { .size = sizeof(vt), .args = args, .
 static const struct nvllm_component component = {
 	.size = sizeof(component), .kind = NVLLM_KIND_FRONTEND, .name = "bench",
 	.summary = "speed of prompts and answers, as JSON", .vt = &vt, .options = options,
-	.conf_size = sizeof(struct conf),
+	.conf_size = sizeof(struct bench_conf),
 };
 
-const struct nvllm_plugin nvllm_plugin = {
+NVLLM_EXPORT const struct nvllm_plugin nvllm_plugin = {
 	.abi = NVLLM_ABI, .size = sizeof(nvllm_plugin), .name = "bench", .version = "0.1.0",
 	.components = (const struct nvllm_component *const[]){ &component, NULL },
 };

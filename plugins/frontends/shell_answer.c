@@ -100,7 +100,7 @@ static void write_some(struct writer *w)
 
 	if (n < 0 && errno != EINTR && errno != EAGAIN) {
 		w->out->out_error = errno;
-		w->sh->vt->cancel(w->sh->engine, w->id);
+		w->sh->vt->cancel(w->sh->engine, w->id, NVLLM_ALL_CHOICES);
 		n = (ssize_t)left;
 	}
 	if (n > 0)
@@ -124,7 +124,7 @@ static void pump(struct writer *w)
 		poll(fds, 3, -1);
 		if (interrupt_taken(&sh->interrupt)) {
 			w->out->interrupted = true;
-			sh->vt->cancel(sh->engine, w->id);
+			sh->vt->cancel(sh->engine, w->id, NVLLM_ALL_CHOICES);
 		}
 		take(w);
 		if (w->out->out_error)

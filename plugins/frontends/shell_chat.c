@@ -47,10 +47,10 @@ static void do_stats(struct chat *c)
 		(long long)s.finished, (long long)s.cancelled, (long long)s.prompt_tokens,
 		(long long)s.cached_tokens, (long long)s.output_tokens);
 	fprintf(stderr,
-		"conversation: %lld messages; context: %lld tokens; KV pages: %lld of %lld in use, "
-		"%lld tokens each\n",
+		"conversation: %lld messages; context: %lld tokens; KV pages: %lld of %lld in use "
+		"(%lld by the prefix cache alone), %lld tokens each\n",
 		(long long)c->talk.n, (long long)info->max_model_len, (long long)s.pages_used,
-		(long long)s.pages, (long long)s.page_tokens);
+		(long long)s.pages, (long long)s.pages_cached, (long long)s.page_tokens);
 	fprintf(stderr, "memory: weights %.1f MiB, KV %.1f MiB, workspace %.1f MiB\n",
 		(double)s.weight_bytes / 1048576, (double)s.kv_bytes / 1048576,
 		(double)s.work_bytes / 1048576);

@@ -92,6 +92,8 @@ static int bind(struct nvllm_model *m, struct nvllm_weights *w)
 	m->head = h->tied ? m->embed : w->get(w, NVLLM_CUT_VOCAB, h->vocab, h->dim, "lm_head.weight");
 	for (int i = 0; i < h->n_layers; i++) {
 		struct layer *l = &m->layers[i];
+
+		w->layer = i;
 #define W(cut, rows, cols, name) w->get(w, cut, rows, cols, "model.layers.%d." name ".weight", i)
 		l->norm1   = rms(m, W(NVLLM_WHOLE, h->dim, 0, "input_layernorm"));
 		l->qkv     = W(NVLLM_CUT_HEADS, q + 2 * kv, h->dim, "self_attn.{q,k,v}_proj");

@@ -36,8 +36,9 @@ static int create(const struct nvllm_host *host, const struct nvllm_device_ref *
 		!(a->score = host->alloc(host, MAX_LEN * sizeof(float))))
 		return host->fail(host, NVLLM_ENOMEM, "no memory for the attention backend");
 	for (int i = 0; i < shape->n_layers; i++)
-		a->layer_bytes[i] = (int64_t)PAGE * 2 * 4 * shape->layers[i]->n_kv_heads *
-			shape->layers[i]->head_dim;
+		if (shape->layers[i]->n_heads) /* else this rank holds none of the layer */
+			a->layer_bytes[i] = (int64_t)PAGE * 2 * 4 * shape->layers[i]->n_kv_heads *
+				shape->layers[i]->head_dim;
 	a->shape = shape;
 	layout->page_tokens = PAGE;
 	layout->layer_bytes = a->layer_bytes;
@@ -122,7 +123,7 @@ static int run(struct nvllm_attention *a, nvllm_stream stream, int32_t layer,
 	}
 	for (int seq = 0; seq < b->n_seqs; seq++)
 		for (int32_t r = b->q_start[seq]; r < b->q_start[seq + 1]; r++)
-			for (int h = 0; h < l->n_heads; h++)
+			for (int h = 0; h < l->n_heads && b->slots[r] >= 0; h++)
 				head(a, layer, b, seq, b->positions[r], h,
 					row(q, r) + (int64_t)h * l->head_dim,
 					row(y, r) + (int64_t)h * l->head_dim);

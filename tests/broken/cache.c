@@ -6,7 +6,7 @@
 #include <nvllm/cache.h>
 #include <nvllm/plugin.h>
 
-#define MAX_TOKENS 256
+#define MAX_TOKENS 640
 
 struct entry {
 	int held, pins, n;
@@ -58,9 +58,10 @@ static int32_t match(struct nvllm_cache *c, uint64_t salt, const int32_t *tokens
 	int32_t k = 0;
 
 	c->asked += n;
+	c->clock++;
 	while (k < max_pages && (pages[k] = find(c, salt, tokens, (k + 1) * c->page_tokens)) >= 0) {
 		c->page[pages[k]].pins++;
-		c->page[pages[k]].used = ++c->clock;
+		c->page[pages[k]].used = c->clock;
 		k++;
 	}
 	c->hit += (int64_t)k * c->page_tokens;
@@ -85,7 +86,7 @@ static int32_t insert(struct nvllm_cache *c, uint64_t salt, const int32_t *token
 			memcpy(e->tokens, tokens, sizeof(*tokens) * (size_t)n);
 		}
 		e->pins++;
-		e->used = ++c->clock;
+		e->used = c->clock;
 	}
 	return n_pages;
 }
@@ -96,7 +97,12 @@ static void release(struct nvllm_cache *c, const int32_t *pages, int32_t n_pages
 		c->page[pages[i]].pins--;
 }
 
-/* The least recently used first. */
+static int goes_before(const struct entry *a, const struct entry *b)
+{
+	return a->used != b->used ? a->used < b->used : a->n > b->n;
+}
+
+/* The least recently used first, of a prompt its last page. */
 static int32_t evict(struct nvllm_cache *c, int32_t want, int32_t *pages)
 {
 	int32_t k = 0;
@@ -104,14 +110,16 @@ static int32_t evict(struct nvllm_cache *c, int32_t want, int32_t *pages)
 	for (; k < want; k++) {
 		int32_t best = -1;
 
-		for (int32_t i = 0; i < c->n_pages; i++)
+		for (int32_t i = 0; i < c->n_pages; i++) {
+			const struct entry *e = &c->page[i];
+
 #ifdef EVICTS_PINNED
-			if (c->page[i].held && (best < 0 || c->page[i].used < c->page[best].used))
+			if (e->held && (best < 0 || goes_before(e, &c->page[best])))
 #else
-			if (c->page[i].held && !c->page[i].pins &&
-				(best < 0 || c->page[i].used < c->page[best].used))
+			if (e->held && !e->pins && (best < 0 || goes_before(e, &c->page[best])))
 #endif
 				best = i;
+		}
 		if (best < 0)
 			break;
 		c->page[best].held = 0;

@@ -59,6 +59,7 @@ static int bind(struct nvllm_model *m, struct nvllm_weights *w)
 
 	m->rotary = w->rope(w, &rope);
 	m->embed = w->get(w, NVLLM_CUT_VOCAB, m->h->vocab, dim, "embed.weight");
+	w->layer = 0;
 	m->qkv = w->get(w, NVLLM_CUT_HEADS, 3 * dim, dim, "attn.{q,k,v}.weight");
 	m->o = w->get(w, NVLLM_CUT_HEADS_IN, dim, dim, "attn.o.weight");
 	m->norm = (struct nvllm_norm){ .size = sizeof(m->norm), .eps = 1e-5,

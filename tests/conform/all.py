@@ -8,6 +8,10 @@ import subprocess
 import sys
 
 
+# Runs beside the one with every option at its default.
+ARMS = {"cache_hash": ["cache.hash_bits=8", "cache.hash_bits=1"], "cache_radix": ["cache.evict=lfu"]}
+
+
 def files(source):
     """Small checkpoints of the test data for the suites that read one."""
     return sorted(glob.glob(os.path.join(source, "tests/data/gguf/*.gguf")))[:3]
@@ -21,13 +25,15 @@ def main():
     env = dict(os.environ, NVLLM_PLUGIN_PATH=build + "/plugins:" + build + "/backends/cpu", ASAN_OPTIONS=asan.strip(":"))
     bad = 0
     for so in plugins:
-        kind = os.path.basename(so).split("_")[0]
-        with_file = files(source) if kind in ("loader", "tokenizer", "chat") else []
-        for path in with_file or [None]:
-            got = subprocess.run([check, so] + (["--file", path] if path else []), env=env,
-                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        name = os.path.basename(so)[:-3]
+        runs = [[]] + [["--set", arm] for arm in ARMS.get(name, [])]
+        if name.split("_")[0] in ("loader", "tokenizer", "chat"):
+            runs = [["--file", path] for path in files(source)] or runs
+        for options in runs:
+            got = subprocess.run([check, so] + options, env=env, stdout=subprocess.PIPE,
+                                 stderr=subprocess.STDOUT, text=True)
             lines = got.stdout.splitlines()
-            print("%s%s: %s" % (os.path.basename(so), " with " + os.path.basename(path) if path else "",
+            print("%s%s: %s" % (os.path.basename(so), " with " + os.path.basename(options[1]) if options else "",
                                 lines[-1] if lines else "nothing"))
             if got.returncode:
                 bad += 1

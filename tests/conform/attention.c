@@ -36,7 +36,10 @@ struct sut {
 	unsigned char *before;                /* copy of one layer's pages */
 };
 
-/* One step: which sequences, how many new rows each, and how much padding. */
+/* One step: which sequences, how many new rows each, and how much padding. Sequence PAD
+ * is a padding sequence of such rows; pad_seqs more without a row end the step, and rows
+ * of no sequence. */
+#define PAD (-1)
 struct plan { int32_t n_seqs, seq[MAX_SEQS], rows[MAX_SEQS], pad_rows, pad_seqs; };
 
 /* ---- the numbers: a function of sequence, position, layer and column alone ---- */
@@ -99,7 +102,8 @@ static int attach(struct sut *u)
 	for (int i = 0; i < g->n_layers; i++) {
 		int64_t bytes = u->layout.layer_bytes[i];
 
-		if (bytes < 0 || (bytes == 0) != (g->layers[i].kv_layer >= 0))
+		if (bytes < 0 || (bytes == 0) !=
+			(g->layers[i].kv_layer >= 0 || g->layers[i].n_heads == 0))
 			return ck_bad("layer %d: %ld bytes a page", i, (long)bytes);
 		u->kv[i] = bytes ? gmem_get("the KV pages", bytes * u->n_pages, 256) : NULL;
 	}
@@ -203,6 +207,10 @@ static void step_make(struct sut *u, const struct plan *pl, struct step *s)
 		int32_t q = pl->seq[i];
 
 		s->q_start[i] = row;
+		for (int32_t j = 0; q == PAD && j < pl->rows[i]; j++, row++)
+			s->seq_of[row] = s->slots[row] = -1;
+		if (q == PAD)
+			continue;
 		memcpy(s->table + (int64_t)i * u->max_pages, u->table[q],
 			sizeof(int32_t) * (size_t)u->max_pages);
 		for (int32_t j = 0; j < pl->rows[i]; j++, row++) {
@@ -348,10 +356,12 @@ static void remember(struct memory *m, const struct sut *u, const struct step *s
 	struct nvllm_tensor y)
 {
 	for (int64_t r = 0; m && r < s->first_pad; r++) {
-		float *to = m->y +
+		float *to = s->seq_of[r] < 0 ? NULL : m->y +
 			(((int64_t)layer * MAX_SEQS + s->seq_of[r]) * MAX_LEN + s->positions[r]) *
 				MAX_ROW;
 
+		if (!to)
+			continue;
 		if (m->store)
 			memcpy(to, at(y, r), sizeof(float) * (size_t)y.cols);
 		else if (memcmp(to, at(y, r), sizeof(float) * (size_t)y.cols))
@@ -376,6 +386,8 @@ static void step_run(struct sut *u, const struct plan *pl, struct memory *m)
 			ck_bad("plan returned %d: %s", status, fake_said());
 	}
 	for (int l = 0; l < u->g->n_layers && !status && ck_good(); l++) {
+		if (!u->g->layers[l].n_heads) /* this rank's share of it is nothing */
+			continue;
 		status = run_layer(u, &s, l, &y);
 		for (int64_t r = 0; r < y.rows && ck_good(); r++)
 			check_row(u, &s, l, r, y);
@@ -388,14 +400,17 @@ static void step_run(struct sut *u, const struct plan *pl, struct memory *m)
 
 /* ---- traffic ---- */
 
-/* Two prompts in chunks beside each other, padding, then decode of both and a third. */
+/* Two prompts in chunks beside each other, padding, then decode of both and a third;
+ * padding sequences first, between others, last, and alone. */
 static const struct plan mixed[] = {
 	{ 2, { 0, 1 }, { 7, 1 }, 0, 0 },
-	{ 2, { 1, 0 }, { 20, 13 }, 3, 1 },
+	{ 3, { 1, PAD, 0 }, { 20, 1, 13 }, 3, 1 },
+	{ 1, { PAD }, { 1 }, 0, 0 },
 	{ 1, { 2 }, { 37 }, 2, 2 },
-	{ 3, { 0, 1, 2 }, { 1, 1, 1 }, 0, 0 },
+	{ 4, { 0, 1, 2, PAD }, { 1, 1, 1, 1 }, 0, 0 },
+	{ 4, { PAD, PAD, PAD, PAD }, { 1, 1, 1, 1 }, 2, 0 },
 	{ 3, { 2, 0, 1 }, { 1, 1, 1 }, 5, 1 },
-	{ 3, { 1, 2, 0 }, { 1, 9, 1 }, 1, 0 },
+	{ 4, { PAD, 1, 2, 0 }, { 1, 1, 9, 1 }, 1, 0 },
 	{ 4, { 0, 1, 2, 3 }, { 1, 1, 1, 30 }, 0, 0 },
 	{ 4, { 3, 2, 1, 0 }, { 1, 1, 1, 1 }, 2, 0 },
 };
@@ -467,6 +482,11 @@ static const struct geometry shapes[] = {
 	{ "a layer that reads another's K and V", NVLLM_F32, 3,
 		{ LAYER(4, 2, 64, 0, -1, 0), LAYER(4, 2, 64, 5, 0, 0),
 			LAYER(6, 3, 32, 0, -1, 0) } },
+	{ "layers of which this rank holds no head", NVLLM_F32, 4,
+		{ LAYER(0, 0, 64, 0, -1, 0), LAYER(4, 2, 64, 0, -1, 0), LAYER(0, 2, 32, 7, -1, 0),
+			LAYER(2, 1, 32, 0, -1, 0) } },
+	{ "no head of any layer", NVLLM_F32, 2,
+		{ LAYER(0, 0, 64, 0, -1, 0), LAYER(0, 0, 64, 0, -1, 0) } },
 };
 #undef LAYER
 

@@ -1,286 +1,427 @@
 /* SPDX-License-Identifier: MIT */
-/* tests/conform/cache.c - a cache policy against a brute-force twin: the twin knows what
- * each page holds and how often it is pinned, and judges what the policy answers. How
- * much is kept is the policy's own business; what is returned must be right. */
+/* tests/conform/cache.c - a cache policy against a brute-force twin. The twin plays the
+ * core: requests that match, grow, offer their full pages, shrink and end, in a pool so
+ * small that pages are given up all the time. It writes down what insert and evict
+ * answered, and so knows which pages hold which prefix, how often each is pinned, and the
+ * one right answer of match. How much is kept and what is given up first is the policy's
+ * own business. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "check.h"
 
-#define N_PAGES 96
 #define N_OPS 10000
-#define MAX_LEN 160 /* tokens of a request */
-#define MAX_LIVE 12
+#define MAX_POOL 96     /* pages */
+#define MAX_LIVE 8      /* requests at once */
+#define MAX_PAGES 10    /* of a request */
+#define MAX_PT 64       /* tokens in a page */
+#define MAX_LEN (MAX_PAGES * MAX_PT)
+#define GUARD (-7)      /* no page: a policy that writes it wrote too far */
 
 enum owner { FREE, REQUEST, CACHE };
 
 struct twin_page {
 	enum owner owner;
-	int32_t pins;
+	int32_t pins, depth; /* depth: pages before it */
 	uint64_t salt;
-	int32_t n;  /* tokens of the prefix that ends with this page */
-	int32_t tokens[MAX_LEN];
+	int32_t tokens[MAX_LEN]; /* the prefix that ends with this page */
 };
 
-/* A running request: pages it was lent by match or insert (to be released), pages it owns. */
+/* A request: its first n_pinned pages are the cache's, pinned once, the first n_twice of
+ * them twice; the others are its own. */
 struct live {
-	int used;
+	bool used;
 	uint64_t salt;
-	int32_t n;
-	int32_t tokens[MAX_LEN];
-	int32_t pages[MAX_LEN], n_pages, matched, inserted;
-	int32_t lent[MAX_LEN]; /* what insert wrote */
+	int32_t n, n_pages, n_pinned, n_twice;
+	int32_t tokens[MAX_LEN], pages[MAX_PAGES + 1];
 };
 
 struct twin {
 	const struct nvllm_cache_vt *vt;
 	struct nvllm_cache *c;
-	int32_t page_tokens;
-	struct twin_page pages[N_PAGES];
+	int32_t page_tokens, n_pool;
+	struct twin_page pages[MAX_POOL];
 	struct live live[MAX_LIVE];
 	struct rng r;
-	int64_t n_hits;
+	int64_t hit_tokens, asked_tokens;
+	int op;
 };
 
-static int32_t count_unpinned(const struct twin *t)
+#define BAD(fmt, ...) ck_bad("operation %d: " fmt, t->op, ##__VA_ARGS__)
+
+/* ---- what the twin knows ---- */
+
+static int32_t count_cached(const struct twin *t, int at_least)
 {
 	int32_t n = 0;
 
-	for (int i = 0; i < N_PAGES; i++)
-		n += t->pages[i].owner == CACHE && t->pages[i].pins == 0;
+	for (int32_t i = 0; i < t->n_pool; i++)
+		n += t->pages[i].owner == CACHE && t->pages[i].pins >= at_least;
 	return n;
 }
 
-static bool holds(const struct twin_page *p, uint64_t salt, const int32_t *tokens, int32_t n)
+/* The page that ends the first depth + 1 pages of tokens; -1: none is held. */
+static int32_t holder(const struct twin *t, uint64_t salt, const int32_t *tokens, int32_t depth)
 {
-	return p->owner == CACHE && p->salt == salt && p->n == n &&
-		!memcmp(p->tokens, tokens, sizeof(*tokens) * (size_t)n);
+	size_t bytes = (size_t)(depth + 1) * (size_t)t->page_tokens * sizeof(*tokens);
+
+	for (int32_t i = 0; i < t->n_pool; i++) {
+		const struct twin_page *p = &t->pages[i];
+
+		if (p->owner == CACHE && p->salt == salt && p->depth == depth &&
+			!memcmp(p->tokens, tokens, bytes))
+			return i;
+	}
+	return -1;
 }
 
 /* The policy's own walk, and its figures beside the twin's. */
-static int agree(struct twin *t, int op)
+static int agree(struct twin *t)
 {
 	struct nvllm_cache_stats s = { .size = sizeof(s) };
-	int64_t held = 0, pinned = 0;
+	int32_t held = count_cached(t, 0), pinned = count_cached(t, 1);
 	int status;
 
 	fake_hush();
+	ck_step_begin();
 	status = t->vt->check(t->c);
-	if (status)
-		return ck_bad("operation %d: its own check says %d: %s", op, status, fake_said());
-	for (int i = 0; i < N_PAGES; i++) {
-		held += t->pages[i].owner == CACHE;
-		pinned += t->pages[i].owner == CACHE && t->pages[i].pins > 0;
-	}
 	t->vt->stats(t->c, &s);
+	ck_step_end();
+	if (ck_refusal(status, "check"))
+		return BAD("its own check says %d: %s", status, fake_said());
 	if (s.held != held || s.pinned != pinned)
-		return ck_bad(
-			"operation %d: stats say %ld held and %ld pinned, it holds %ld and %ld", op,
-			(long)s.held, (long)s.pinned, (long)held, (long)pinned);
-	if (s.hit_tokens > s.asked_tokens || s.hit_tokens < 0)
-		return ck_bad("operation %d: stats say %ld tokens hit of %ld asked", op,
-			(long)s.hit_tokens, (long)s.asked_tokens);
+		return BAD("stats say %ld pages held and %ld pinned, it holds %d and %d",
+			(long)s.held, (long)s.pinned, held, pinned);
+	if (s.hit_tokens != t->hit_tokens || s.asked_tokens != t->asked_tokens)
+		return BAD("stats say %ld tokens hit of %ld asked, they were %ld of %ld",
+			(long)s.hit_tokens, (long)s.asked_tokens, (long)t->hit_tokens,
+			(long)t->asked_tokens);
 	return 0;
 }
 
-/* Gets a page for the core: a free one, or what evict gives. -1 = none. */
-static int32_t take_page(struct twin *t, int op)
-{
-	int32_t got[N_PAGES + 1], n, want, unpinned = count_unpinned(t);
+/* ---- the members, called and judged ---- */
 
-	for (int32_t i = 0; i < N_PAGES; i++)
-		if (t->pages[i].owner == FREE)
-			return i;
-	want = 1 + (int32_t)rng_int(&t->r, 4);
-	got[want] = -7;
+static int judge_evicted(struct twin *t, int32_t p)
+{
+	if (p < 0 || p >= t->n_pool || t->pages[p].owner != CACHE)
+		return BAD("evict gave page %d, which it does not hold", p);
+	if (t->pages[p].pins)
+		return BAD("evict gave the pinned page %d", p);
+	t->pages[p].owner = FREE;
+	return 0;
+}
+
+/* A page whose prefix is no longer held whole can never be matched again. */
+static int judge_orphans(struct twin *t)
+{
+	for (int32_t i = 0; i < t->n_pool; i++) {
+		const struct twin_page *p = &t->pages[i];
+
+		if (p->owner == CACHE && p->depth &&
+			holder(t, p->salt, p->tokens, p->depth - 1) < 0)
+			return BAD("evict gave the page before page %d: nothing finds that now",
+				i);
+	}
+	return 0;
+}
+
+static void evict(struct twin *t, int32_t want)
+{
+	int32_t got[MAX_POOL + 8], n, right = count_cached(t, 0) - count_cached(t, 1);
+
+	right = right < want ? right : want;
+	got[want] = GUARD;
 	ck_step_begin();
 	n = t->vt->evict(t->c, want, got);
 	ck_step_end();
-	if (n < 0 || n > want || got[want] != -7)
-		return ck_bad("operation %d: evict(%d) returned %d", op, want, n);
-	if (n == 0 && unpinned > 0)
-		return ck_bad("operation %d: evict gives nothing, %d unpinned pages are held", op,
-			unpinned);
-	for (int32_t i = 0; i < n; i++) {
-		if (got[i] < 0 || got[i] >= N_PAGES || t->pages[got[i]].owner != CACHE)
-			return ck_bad("operation %d: evict gave page %d, which it does not hold",
-				op, got[i]);
-		if (t->pages[got[i]].pins)
-			return ck_bad("operation %d: evict gave the pinned page %d", op, got[i]);
-		t->pages[got[i]].owner = FREE;
-	}
-	return n ? got[0] : -1;
-}
-
-static void drop(struct twin *t, const int32_t *pages, int32_t n)
-{
-	for (int32_t i = 0; i < n; i++)
-		t->pages[pages[i]].pins--;
-	ck_step_begin();
-	t->vt->release(t->c, pages, n);
-	ck_step_end();
-}
-
-/* A request ends: what was pinned is released once, what it owns goes back to the core. */
-static void finish(struct twin *t, struct live *q)
-{
-	if (q->matched)
-		drop(t, q->pages, q->matched);
-	if (q->inserted)
-		drop(t, q->lent, q->inserted);
-	for (int32_t i = 0; i < q->n_pages; i++)
-		if (t->pages[q->pages[i]].owner == REQUEST)
-			t->pages[q->pages[i]].owner = FREE;
-	q->used = 0;
-}
-
-/* Prompts share beginnings: a few roots, random ends, two salts, an alphabet of three. */
-static void make_prompt(struct twin *t, struct live *q)
-{
-	struct rng root = { 1 + (uint64_t)rng_int(&t->r, 4) };
-	int32_t shared = (int32_t)rng_int(&t->r, MAX_LEN / 2);
-
-	memset(q, 0, sizeof(*q));
-	q->used = 1;
-	q->salt = rng_int(&t->r, 4) == 0 ? 77 : 0;
-	q->n = 1 + (int32_t)rng_int(&t->r, MAX_LEN - 1);
-	for (int32_t i = 0; i < q->n; i++)
-		q->tokens[i] = i < shared ? (int32_t)rng_int(&root, 3) : (int32_t)rng_int(&t->r, 3);
-}
-
-static void ask(struct twin *t, struct live *q, int op)
-{
-	int32_t room = (q->n - 1) / t->page_tokens, n;
-
-	q->pages[room] = -7;
-	ck_step_begin();
-	n = t->vt->match(t->c, q->salt, q->tokens, q->n, q->pages, room);
-	ck_step_end();
-	if (n < 0 || n > room || q->pages[room] != -7) {
-		ck_bad("operation %d: match returned %d or wrote past it, %d pages were asked for",
-			op, n, room);
+	if (n < 0 || n > want || got[want] != GUARD) {
+		BAD("evict(%d) returned %d or wrote past that", want, n);
 		return;
 	}
-	for (int32_t i = 0; i < n; i++) {
-		int32_t p = q->pages[i];
-
-		if (p < 0 || p >= N_PAGES ||
-			!holds(&t->pages[p], q->salt, q->tokens, (i + 1) * t->page_tokens)) {
-			ck_bad("operation %d: match gave page %d for tokens %d to %d, which it "
-			       "does not hold "
-			       "(salt %lu)",
-				op, p, i * t->page_tokens, (i + 1) * t->page_tokens - 1,
-				(unsigned long)q->salt);
+	for (int32_t i = 0; i < n; i++)
+		if (judge_evicted(t, got[i]))
 			return;
-		}
-		t->pages[p].pins++;
-		t->n_hits++;
-	}
-	q->matched = q->n_pages = n;
+	if (n != right)
+		BAD("evict(%d) gave %d pages, it could give %d", want, n, right);
+	else
+		judge_orphans(t);
 }
 
-/* Pages for the rest of the prompt; without enough the request is given up. */
-static bool grow(struct twin *t, struct live *q, int op)
+/* The longest held prefix, pinned; returns its pages. */
+static int32_t match(struct twin *t, uint64_t salt, const int32_t *tokens, int32_t n, int32_t room,
+	int32_t *pages)
 {
-	int32_t need = (q->n + t->page_tokens - 1) / t->page_tokens;
+	int32_t right = 0, got;
 
-	while (q->n_pages < need) {
-		int32_t p = take_page(t, op);
-
-		if (p < 0)
-			return false;
-		t->pages[p].owner = REQUEST;
-		q->pages[q->n_pages++] = p;
+	while (right < room && holder(t, salt, tokens, right) >= 0)
+		right++;
+	pages[room] = GUARD;
+	ck_step_begin();
+	got = t->vt->match(t->c, salt, tokens, n, pages, room);
+	ck_step_end();
+	t->asked_tokens += n;
+	t->hit_tokens += (int64_t)right * t->page_tokens;
+	if (got < 0 || got > room || pages[room] != GUARD)
+		return BAD("match returned %d or wrote past that, %d pages were asked for", got,
+			room), 0;
+	for (int32_t i = 0; i < got; i++) {
+		if (i >= right || pages[i] != holder(t, salt, tokens, i))
+			return BAD("match gave page %d for tokens %d to %d, which it does not hold "
+				"(salt %lu)", pages[i], i * t->page_tokens,
+				(i + 1) * t->page_tokens - 1, (unsigned long)salt), 0;
+		t->pages[pages[i]].pins++;
 	}
-	return true;
+	if (got < right)
+		return BAD("match found %d pages of a prompt, the first %d are held", got,
+			right), 0;
+	return got;
 }
 
-/* One page of the answer of insert. */
-static int judge_insert(struct twin *t, struct live *q, int32_t i, int op)
+/* Unpins pages [from, to) of a request, in either order. */
+static void release(struct twin *t, const struct live *q, int32_t from, int32_t to)
 {
-	int32_t len = (i + 1) * t->page_tokens, p = q->lent[i];
-	struct twin_page *tp;
+	int32_t list[MAX_PAGES], n = to > from ? to - from : 0;
+	bool backwards = rng_int(&t->r, 2);
 
-	if (p < 0 || p >= N_PAGES)
-		return ck_bad("operation %d: insert wrote page %d", op, p);
-	tp = &t->pages[p];
-	if (p == q->pages[i] && tp->owner == REQUEST) {
-		for (int j = 0; j < N_PAGES; j++)
-			if (holds(&t->pages[j], q->salt, q->tokens, len))
-				return ck_bad("operation %d: insert took page %d, page %d holds "
-					      "the same prefix",
-					op, p, j);
-		tp->owner = CACHE;
-		tp->salt = q->salt;
-		tp->pins = 0;
-		tp->n = len;
-		memcpy(tp->tokens, q->tokens, sizeof(int32_t) * (size_t)len);
-	} else if (!holds(tp, q->salt, q->tokens, len)) {
-		return ck_bad(
-			"operation %d: insert gave page %d for a prefix that it does not hold", op,
-			p);
-	} else if (p != q->pages[i] && t->pages[q->pages[i]].owner == REQUEST) {
-		t->pages[q->pages[i]].owner = FREE; /* the core frees its own */
-		q->pages[i] = p;
+	for (int32_t i = 0; i < n; i++) {
+		list[i] = q->pages[backwards ? to - 1 - i : from + i];
+		t->pages[list[i]].pins--;
 	}
-	tp->pins++;
+	ck_step_begin();
+	t->vt->release(t->c, list, n);
+	ck_step_end();
+}
+
+/* Page i of what insert wrote: the page that was held, or the request's own. */
+static int judge_inserted(struct twin *t, struct live *q, int32_t i, int32_t got)
+{
+	int32_t p = holder(t, q->salt, q->tokens, i), own = q->pages[i];
+
+	if (p < 0 && got != own)
+		return BAD("insert wrote page %d where it was given page %d and held none", got,
+			own);
+	if (p >= 0 && got != p)
+		return BAD("insert wrote page %d for a prefix that page %d holds", got, p);
+	if (p < 0) {
+		t->pages[own].owner = CACHE;
+		t->pages[own].salt = q->salt;
+		t->pages[own].depth = i;
+		t->pages[own].pins = 0;
+		memcpy(t->pages[own].tokens, q->tokens,
+			(size_t)(i + 1) * (size_t)t->page_tokens * sizeof(*q->tokens));
+	} else if (own != p) {
+		t->pages[own].owner = FREE; /* the core frees its own */
+	}
+	q->pages[i] = got;
+	t->pages[got].pins++;
 	return 0;
 }
 
-static void keep(struct twin *t, struct live *q, int op)
+/* Offers the first n pages; returns how many are the cache's now. */
+static int32_t insert(struct twin *t, struct live *q, int32_t n)
 {
-	int32_t n = q->n / t->page_tokens, kept;
+	int32_t lent[MAX_PAGES + 1], kept, held = 0;
 
-	memcpy(q->lent, q->pages, sizeof(*q->lent) * (size_t)n);
-	q->lent[n] = -7;
+	memcpy(lent, q->pages, sizeof(lent));
+	lent[n] = GUARD;
+	while (held < n && holder(t, q->salt, q->tokens, held) >= 0)
+		held++;
 	ck_step_begin();
-	kept = t->vt->insert(t->c, q->salt, q->tokens, n, q->lent);
+	kept = t->vt->insert(t->c, q->salt, q->tokens, n, lent);
 	ck_step_end();
-	if (kept < 0 || kept > n || q->lent[n] != -7) {
-		ck_bad("operation %d: insert of %d pages returned %d or wrote past them", op, n,
-			kept);
+	if (kept < held || kept > n || lent[n] != GUARD)
+		return BAD("insert of %d pages, the first %d of which are held, returned %d or "
+			"wrote past them", n, held, kept), 0;
+	for (int32_t i = kept; i < n; i++)
+		if (lent[i] != q->pages[i])
+			return BAD("insert kept %d pages and wrote to the %dth", kept, i + 1), 0;
+	for (int32_t i = 0; i < kept; i++)
+		if (judge_inserted(t, q, i, lent[i]))
+			return 0;
+	return kept;
+}
+
+/* ---- requests ---- */
+
+/* Blocks of three sorts that differ in their first or last token, so that prompts share
+ * beginnings and the same block stands behind different ones. */
+static void make_tokens(struct twin *t, struct live *q, int32_t from)
+{
+	int32_t pt = t->page_tokens;
+
+	for (int32_t i = from; i < MAX_PAGES; i++) {
+		int64_t sort = rng_int(&t->r, 8);
+
+		for (int32_t j = 0; j < pt; j++)
+			q->tokens[i * pt + j] = 1 + (sort == 6 && j == pt - 1) +
+				2 * (sort == 7 && j == 0);
+	}
+}
+
+static void make_request(struct twin *t, struct live *q)
+{
+	static const uint64_t salts[] = { 0, 0, 1, (uint64_t)1 << 63 };
+
+	memset(q, 0, sizeof(*q));
+	q->used = true;
+	q->salt = salts[rng_int(&t->r, 4)];
+	q->n = 1 + (int32_t)rng_int(&t->r, 3 * MAX_PAGES / 4 * t->page_tokens);
+	make_tokens(t, q, 0);
+}
+
+/* A request gives up its pages from `from` on. */
+static void trim(struct twin *t, struct live *q, int32_t from)
+{
+	release(t, q, from, q->n_pinned);
+	release(t, q, from, q->n_twice);
+	for (int32_t i = from; i < q->n_pages; i++)
+		if (t->pages[q->pages[i]].owner == REQUEST)
+			t->pages[q->pages[i]].owner = FREE;
+	q->n_pages = from;
+	q->n_pinned = q->n_pinned < from ? q->n_pinned : from;
+	q->n_twice = q->n_twice < from ? q->n_twice : from;
+}
+
+static void finish(struct twin *t, struct live *q)
+{
+	trim(t, q, 0);
+	q->used = false;
+}
+
+/* One more page of its own; false: there is none. */
+static bool take_page(struct twin *t, struct live *q)
+{
+	for (int turn = 0; turn < 2 && ck_good(); turn++) {
+		for (int32_t i = 0; i < t->n_pool; i++)
+			if (t->pages[i].owner == FREE) {
+				t->pages[i].owner = REQUEST;
+				q->pages[q->n_pages++] = i;
+				return true;
+			}
+		evict(t, 1 + (int32_t)rng_int(&t->r, 3));
+	}
+	return false;
+}
+
+/* Pages for all its tokens, or its end. */
+static void cover(struct twin *t, struct live *q)
+{
+	int32_t need = (q->n + t->page_tokens - 1) / t->page_tokens;
+
+	while (q->n_pages < need)
+		if (!take_page(t, q)) {
+			if (ck_good())
+				finish(t, q);
+			return;
+		}
+}
+
+static void op_start(struct twin *t, struct live *q)
+{
+	make_request(t, q);
+	q->n_pinned = q->n_pages = match(t, q->salt, q->tokens, q->n,
+		(q->n - 1) / t->page_tokens, q->pages);
+	if (ck_good())
+		cover(t, q);
+}
+
+static void op_grow(struct twin *t, struct live *q)
+{
+	int32_t most = MAX_PAGES * t->page_tokens;
+
+	q->n += 1 + (int32_t)rng_int(&t->r, 2 * t->page_tokens);
+	q->n = q->n < most ? q->n : most;
+	cover(t, q);
+}
+
+/* The old pins go, as the core does it, or stay beside the new ones for a while. */
+static void op_offer(struct twin *t, struct live *q)
+{
+	int32_t full = q->n / t->page_tokens, n = full, kept;
+
+	if (rng_int(&t->r, 4) == 0)
+		n = q->n_pinned + (int32_t)rng_int(&t->r, full - q->n_pinned + 1);
+	kept = insert(t, q, n);
+	if (!ck_good())
+		return;
+	if (q->n_twice || rng_int(&t->r, 4))
+		release(t, q, 0, q->n_pinned);
+	else
+		q->n_twice = q->n_pinned;
+	q->n_pinned = kept;
+}
+
+/* Goes back to an earlier page and on with other tokens. */
+static void op_trim(struct twin *t, struct live *q)
+{
+	int32_t from = (int32_t)rng_int(&t->r, q->n_pages + 1);
+
+	if (from == 0) {
+		finish(t, q);
 		return;
 	}
-	for (int32_t i = 0; i < kept; i++)
-		if (judge_insert(t, q, i, op))
-			return;
-	q->inserted = kept;
+	trim(t, q, from);
+	q->n = q->n < from * t->page_tokens ? q->n : from * t->page_tokens;
+	make_tokens(t, q, from);
 }
 
-static void one_op(struct twin *t, int op)
+/* A prompt that is matched and not run, with room for any number of pages. */
+static void op_look(struct twin *t, struct live *unused)
 {
-	struct live *q = &t->live[rng_int(&t->r, MAX_LIVE)];
+	struct live q;
 
-	if (q->used && q->inserted == 0 && rng_int(&t->r, 3)) {
-		keep(t, q, op);
-	} else if (q->used) {
-		finish(t, q);
-	} else {
-		make_prompt(t, q);
-		ask(t, q, op);
-		if (ck_good() && !grow(t, q, op))
-			finish(t, q);
-	}
+	(void)unused;
+	make_request(t, &q);
+	q.n_pinned = match(t, q.salt, q.tokens, q.n,
+		(int32_t)rng_int(&t->r, q.n / t->page_tokens + 1), q.pages);
 	if (ck_good())
-		agree(t, op);
+		release(t, &q, 0, q.n_pinned);
 }
 
-static struct twin *twin_open(const struct nvllm_component *c, int32_t page_tokens)
+static void op_evict(struct twin *t, struct live *unused)
+{
+	(void)unused;
+	evict(t, (int32_t)rng_int(&t->r, rng_int(&t->r, 16) ? 4 : t->n_pool + 4));
+}
+
+static void one_op(struct twin *t)
+{
+	static void (*const ops[])(struct twin *, struct live *) = { op_grow, op_grow, op_offer,
+		op_offer, op_offer, op_trim, finish, finish };
+	struct live *q = &t->live[rng_int(&t->r, MAX_LIVE)];
+	int64_t k = rng_int(&t->r, 16);
+
+	if (k == 0)
+		op_evict(t, q);
+	else if (k == 1)
+		op_look(t, q);
+	else
+		(q->used ? ops[rng_int(&t->r, 8)] : op_start)(t, q);
+	if (ck_good())
+		agree(t);
+}
+
+/* ---- the suite ---- */
+
+static struct twin *twin_open(const struct nvllm_component *c, int32_t page_tokens, int32_t n_pool)
 {
 	struct twin *t = calloc(1, sizeof(*t));
-	int err;
+	int err, status;
 	const void *conf = ck_conf(c, NULL, &err);
 
-	if (!t || err)
+	if (!t || err) {
+		free(t);
 		return NULL;
+	}
 	t->vt = c->vt;
 	t->page_tokens = page_tokens;
+	t->n_pool = n_pool;
 	t->r.s = 5;
 	fake_hush();
-	if (ck_refusal(t->vt->create(fake_host(), N_PAGES, page_tokens, conf, &t->c), "create") <
-			0 ||
-		!t->c) {
+	status = ck_refusal(t->vt->create(fake_host(), n_pool, page_tokens, conf, &t->c), "create");
+	if (status || !t->c) {
 		ck_bad("create failed: %s", fake_said());
+		free(t);
 		return NULL;
 	}
 	return t;
@@ -293,27 +434,35 @@ static void twin_close(struct twin *t)
 	free(t);
 }
 
-static void check_traffic(const struct nvllm_component *c, int32_t page_tokens)
+/* Every request ends, and the cache gives up everything. */
+static void wind_down(struct twin *t)
+{
+	struct live q;
+
+	for (int i = 0; i < MAX_LIVE; i++)
+		if (t->live[i].used)
+			finish(t, &t->live[i]);
+	agree(t);
+	if (ck_good())
+		evict(t, t->n_pool + 3);
+	make_request(t, &q);
+	if (ck_good())
+		match(t, q.salt, q.tokens, MAX_PAGES * t->page_tokens, MAX_PAGES, q.pages);
+	if (ck_good())
+		agree(t);
+}
+
+static void check_traffic(const struct nvllm_component *c, int32_t page_tokens, int32_t n_pool)
 {
 	struct twin *t;
 
-	ck_begin("%d random operations agree with a brute-force twin, pages of %d", N_OPS,
-		page_tokens);
-	t = twin_open(c, page_tokens);
-	for (int op = 0; t && op < N_OPS && ck_good(); op++)
-		one_op(t, op);
-	for (int i = 0; t && i < MAX_LIVE && ck_good(); i++)
-		if (t->live[i].used)
-			finish(t, &t->live[i]);
-	if (t && ck_good()) {
-		struct nvllm_cache_stats s = { .size = sizeof(s) };
-
-		agree(t, N_OPS);
-		t->vt->stats(t->c, &s);
-		if (s.pinned != 0)
-			ck_bad("%ld pages are pinned after every request has ended",
-				(long)s.pinned);
-	}
+	ck_begin("%d random operations agree with a brute-force twin: pool of %d, page_tokens %d",
+		N_OPS, n_pool, page_tokens);
+	t = twin_open(c, page_tokens, n_pool);
+	for (; t && t->op < N_OPS && ck_good(); t->op++)
+		one_op(t);
+	if (t && ck_good())
+		wind_down(t);
 	twin_close(t);
 	ck_end();
 }
@@ -321,29 +470,56 @@ static void check_traffic(const struct nvllm_component *c, int32_t page_tokens)
 static void check_edges(const struct nvllm_component *c)
 {
 	static const int32_t tokens[3] = { 1, 2, 3 };
-	int32_t pages[4] = { 0, -7, -7, -7 };
+	int32_t pages[4] = { 0, GUARD, GUARD, GUARD };
 	struct twin *t;
 
 	ck_begin("nothing asked, nothing given");
-	t = twin_open(c, 4);
+	t = twin_open(c, 4, 1);
 	if (t) {
 		if (t->vt->match(t->c, 0, tokens, 3, pages, 0) != 0)
 			ck_bad("match with room for no page found some");
+		t->asked_tokens += 3;
 		if (t->vt->insert(t->c, 0, tokens, 0, pages) != 0)
 			ck_bad("insert of no page kept some");
 		if (t->vt->evict(t->c, 0, pages) != 0 || t->vt->evict(t->c, 3, pages) != 0)
 			ck_bad("evict of an empty cache gave pages");
 		t->vt->release(t->c, pages, 0);
-		agree(t, 0);
+		agree(t);
 	}
 	twin_close(t);
 	ck_end();
 }
 
+static void check_sizes(const struct nvllm_component *c)
+{
+	static const struct { int64_t n_pages; int32_t page_tokens; } sizes[] = {
+		{ (int64_t)1 << 40, 16 }, { INT32_MAX, INT32_MAX }, { (int64_t)1 << 30, 64 } };
+	const struct nvllm_cache_vt *vt = c->vt;
+	int err;
+	const void *conf;
+
+	ck_begin("a pool too large is refused in a sentence");
+	conf = ck_conf(c, NULL, &err);
+	for (size_t i = 0; !err && i < sizeof(sizes) / sizeof(*sizes); i++) {
+		struct nvllm_cache *cache = NULL;
+		int status;
+
+		fake_hush();
+		status = vt->create(fake_host(), sizes[i].n_pages, sizes[i].page_tokens, conf,
+			&cache);
+		if (!ck_refusal(status, "create") && NVLLM_HAS(vt, destroy) && vt->destroy)
+			vt->destroy(cache);
+	}
+	ck_end();
+}
+
 void suite_cache(const struct nvllm_component *c)
 {
+	static const int32_t pools[][2] = { { 1, 24 }, { 4, 40 }, { 64, MAX_POOL }, { 16, 5 },
+		{ 3, 1 } };
+
 	check_edges(c);
-	check_traffic(c, 1);
-	check_traffic(c, 4);
-	check_traffic(c, 16);
+	check_sizes(c);
+	for (size_t i = 0; i < sizeof(pools) / sizeof(*pools); i++)
+		check_traffic(c, pools[i][0], pools[i][1]);
 }

@@ -8,11 +8,18 @@
 
 /* ---- logprobs ---- */
 
-struct lp { struct nvllm_logprobs q; int32_t *targets, *rank, *ids; float *lp, *top; };
+/* targets: what is asked for; given: the same as the kernel is told, some through tokens. */
+struct lp {
+	struct nvllm_logprobs q;
+	int32_t *targets, *given, *tokens, *rank, *ids;
+	float *lp, *top;
+};
 
 static struct lp lp_new(int64_t rows, int n_top)
 {
-	struct lp l = { .targets = gmem_get("the targets", rows * 4, 4),
+	struct lp l = { .targets = gmem_get("the wanted tokens", rows * 4, 4),
+		.given = gmem_get("the targets", rows * 4, 4),
+		.tokens = gmem_get("the drawn tokens", rows * 4, 4),
 		.rank = gmem_get("the ranks", rows * 4, 4),
 		.lp = gmem_get("the log probabilities", rows * 4, 4),
 		.ids = gmem_get("top_ids", rows * n_top * 4, 4),
@@ -20,7 +27,8 @@ static struct lp lp_new(int64_t rows, int n_top)
 
 	l.q = (struct nvllm_logprobs){ .size = sizeof(l.q),
 		.n_top = n_top,
-		.targets = l.targets,
+		.targets = l.given,
+		.tokens = l.tokens,
 		.target_logprob = l.lp,
 		.target_rank = l.rank,
 		.top_ids = l.ids,
@@ -30,8 +38,16 @@ static struct lp lp_new(int64_t rows, int n_top)
 
 static void lp_free(struct lp *l)
 {
-	gmem_put(l->targets), gmem_put(l->rank), gmem_put(l->lp), gmem_put(l->ids),
+	gmem_put(l->targets), gmem_put(l->given), gmem_put(l->tokens), gmem_put(l->rank), gmem_put(l->lp), gmem_put(l->ids),
 		gmem_put(l->top);
+}
+
+/* Asks for the target itself, or for what was drawn. */
+static void lp_ask(struct lp *l, int64_t row, int32_t target, bool drawn)
+{
+	l->targets[row] = target;
+	l->given[row] = drawn ? -2 : target;
+	l->tokens[row] = drawn ? target : INT32_MAX;
 }
 
 static void check_lp_row(struct nvllm_tensor x, int64_t row, const struct lp *l)
@@ -82,8 +98,9 @@ void check_logprobs(struct dev *d, int64_t vocab, int n_top)
 		for (int64_t r = 0; r < rows; r++)
 			mat_row(x, r)[i] = r == 2 ? (float)(i % 5) : mat_row(x, r)[i] * 12;
 	for (int64_t r = 0; r < rows; r++)
-		all.targets[r] = r == 1 ? -1 : (int32_t)((r * 37 + 11) % vocab);
-	ck_begin("logprobs, vocabulary %ld, %d likeliest", (long)vocab, n_top);
+		lp_ask(&all, r, r == 1 ? -1 : (int32_t)((r * 37 + 11) % vocab), r == 3);
+	ck_begin("logprobs, vocabulary %ld, %d likeliest, of targets and of what was drawn",
+		(long)vocab, n_top);
 	ck_step_begin();
 	status = d->k->logprobs(d->d, d->stream, x, &all.q);
 	ck_step_end();
@@ -93,7 +110,7 @@ void check_logprobs(struct dev *d, int64_t vocab, int n_top)
 	for (int64_t r = 0; r < rows && ck_good(); r++)
 		check_lp_row(x, r, &all);
 	for (int64_t r = 0; r < rows && ck_good(); r++) {
-		one.targets[0] = all.targets[r];
+		lp_ask(&one, 0, all.targets[r], r == 0); /* the other way round */
 		d->k->logprobs(d->d, d->stream, mat_rows(x, r, 1), &one.q);
 		d->vt->sync(d->d, d->stream);
 		if (all.targets[r] >= 0 && (memcmp(one.lp, all.lp + r, 4) ||

@@ -42,6 +42,11 @@ struct dcase {
 	double scale;
 };
 
+/* Types a device may store. */
+#define N_WEIGHT_TYPES 8
+struct weight_type { int32_t dtype; const char *name; };
+extern const struct weight_type weight_types[N_WEIGHT_TYPES];
+
 struct nvllm_tensor mat_new(const char *name, int64_t rows, int64_t cols, int64_t pad);
 struct nvllm_tensor mat_random(
 	const char *name, int64_t rows, int64_t cols, int64_t pad, uint64_t seed);
@@ -54,5 +59,6 @@ void dcase_check(struct dcase *); /* frees x and y0, closes the check */
 void check_kernels(struct dev *);
 void check_logprobs(struct dev *, int64_t vocab, int n_top);
 void check_advance(struct dev *);
+void check_shares(struct dev *); /* shares.c: what a rank of a group may hold */
 
 #endif

@@ -8,8 +8,7 @@
 
 #include "device.h"
 
-static const struct { int32_t dtype; const char *name;
-} dtypes[] = {
+const struct weight_type weight_types[N_WEIGHT_TYPES] = {
 	{ NVLLM_F32, "f32" },
 	{ NVLLM_F16, "f16" },
 	{ NVLLM_BF16, "bf16" },
@@ -103,18 +102,19 @@ static void check_linear(struct dev *d)
 		{ 1, 1, 1 }, { 1, 33, 3 }, { 2, 7, 2 }, { 5, 64, 6 }, { 17, 35, 9 }, { 33, 130, 18 }
 	};
 
-	for (int t = 0; t < COUNT(dtypes); t++)
+	for (int t = 0; t < N_WEIGHT_TYPES; t++)
 		for (int i = 0; i < COUNT(shapes); i++) {
-			int64_t block = nvllm_dtype_block(dtypes[t].dtype, NULL), m = shapes[i][0],
-				n = shapes[i][1];
+			int64_t block = nvllm_dtype_block(weight_types[t].dtype, NULL);
+			int64_t m = shapes[i][0], n = shapes[i][1];
 			int64_t cols = block == 1 ? shapes[i][2] * 19 : shapes[i][2] * block;
 			bool bias = i % 2 == 1, add = i % 3 == 2;
 			struct weight w;
 
-			ck_begin("linear %s: x %ld x %ld, w %ld rows%s%s", dtypes[t].name, (long)m,
-				(long)cols, (long)n, bias ? ", bias" : "", add ? ", added" : "");
-			if (weight_make(d, dtypes[t].dtype, n, cols, (uint64_t)(t * 10 + i), &w) ==
-				0) {
+			ck_begin("linear %s: x %ld x %ld, w %ld rows%s%s", weight_types[t].name,
+				(long)m, (long)cols, (long)n, bias ? ", bias" : "",
+				add ? ", added" : "");
+			if (weight_make(d, weight_types[t].dtype, n, cols, (uint64_t)(t * 10 + i),
+				&w) == 0) {
 				linear_case(d, &w, m, bias, add);
 			} else if (ck_good()) {
 				ck_skip("the device does not store it");
@@ -135,7 +135,7 @@ static int run_embed(struct dcase *k, int64_t row, int64_t n, struct nvllm_tenso
 		.tokens = k->index + row,
 		.state = k->state };
 
-	return k->dev->k->embed(k->dev->d, k->dev->stream, y, k->w->t, &b, k->scale);
+	return k->dev->k->embed(k->dev->d, k->dev->stream, y, k->w->t, 0, &b, k->scale);
 }
 
 static void want_embed(struct dcase *k, int64_t row, double *want, double *tol)
@@ -158,12 +158,12 @@ static void check_embed(struct dev *d)
 
 	memcpy(t, tokens, sizeof(tokens));
 	memcpy(l, last, sizeof(last));
-	for (int i = 0; i < COUNT(dtypes); i++) {
-		int64_t cols = nvllm_dtype_block(dtypes[i].dtype, NULL) == 1 ? 37 : 96;
+	for (int i = 0; i < N_WEIGHT_TYPES; i++) {
+		int64_t cols = nvllm_dtype_block(weight_types[i].dtype, NULL) == 1 ? 37 : 96;
 		struct weight w;
 
-		ck_begin("embed %s, and tokens still on the device", dtypes[i].name);
-		if (weight_make(d, dtypes[i].dtype, 13, cols, 50 + (uint64_t)i, &w) == 0) {
+		ck_begin("embed %s, and tokens still on the device", weight_types[i].name);
+		if (weight_make(d, weight_types[i].dtype, 13, cols, 50 + (uint64_t)i, &w) == 0) {
 			struct dcase k = { .dev = d,
 				.rows = COUNT(tokens),
 				.cols = cols,
@@ -473,7 +473,7 @@ static void check_fused(struct dev *d)
 	bool nl = NVLLM_HAS(d->k, norm_linear) && d->k->norm_linear;
 	bool nlg = NVLLM_HAS(d->k, norm_linear_glu) && d->k->norm_linear_glu;
 
-	for (int i = 0; i < COUNT(dtypes) * 2; i++) {
+	for (int i = 0; i < N_WEIGHT_TYPES * 2; i++) {
 		int t = i / 2, glu = i % 2;
 		struct nvllm_tensor b = mat_random("the bias", 1, 46, 0, 101);
 		struct norm_kit kit;
@@ -481,8 +481,8 @@ static void check_fused(struct dev *d)
 
 		if (!(glu ? nlg : nl))
 			continue;
-		ck_begin("%s %s", glu ? "norm_linear_glu" : "norm_linear", dtypes[t].name);
-		if (weight_make(d, dtypes[t].dtype, 46, 96, 100, &w) == 0 &&
+		ck_begin("%s %s", glu ? "norm_linear_glu" : "norm_linear", weight_types[t].name);
+		if (weight_make(d, weight_types[t].dtype, 46, 96, 100, &w) == 0 &&
 			norm_make(d, &kit, NVLLM_RMS_NORM, 96, 0, false) == 0) {
 			struct dcase k = { .dev = d,
 				.rows = 5,
@@ -533,4 +533,5 @@ void check_kernels(struct dev *d)
 		check_logprobs(d, 49152, 5);
 		check_logprobs(d, 3, 3);
 	}
+	check_shares(d);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* tests/conform/others.c - kinds with little to check from outside: front ends, whose
- * words of the command line must be sound, and comm. */
+ * words of the command line must be sound. */
 #include <string.h>
 
 #include "check.h"
@@ -47,10 +47,4 @@ void suite_frontend(const struct nvllm_component *c)
 		}
 	}
 	ck_end();
-}
-
-void suite_comm(const struct nvllm_component *c)
-{
-	(void)c;
-	ck_skip("there is no suite for collectives yet: only the file was checked");
 }

@@ -59,7 +59,7 @@ class Configuration(Case):
         self.ini("[model]\npath = %s\n[attention]\nplugin = %s\n" % (TINY, TINY), [TINY])
         self.ini("[model]\npath = %s\nplugin = mamba\n" % TINY, ["mamba", "llama"])
         self.ini("[model]\npath = %s\n[device]\nisa = avx1024\n" % TINY, ["avx1024"])
-        self.ini("[model]\npath = %s\n[engine]\ntp = 2\n" % TINY, ["tp"])
+        self.ini("[model]\npath = %s\n[engine]\ntp = 0\n" % TINY, [":4:", "tp", "1"])
         self.ini("[model]\npath = %s\n[comm]\nplugin = mpi\n" % TINY, ["mpi"])
         self.ini("[model]\npath = %s\n[comm]\nplugins = auto\n" % TINY, [":4:", "plugins", "plugin"])
         self.ini("[model]\npath = %s\n[graphs]\ncapture = never\n" % TINY, [":4:", "never", "lazy"])
@@ -128,7 +128,7 @@ class Requests(Case):
             "too long": {"prompt": [1] * 600}, "max_tokens": {"max_tokens": 100000}, "zero": {"max_tokens": 0},
             "temperature": {"temperature": -1}, "top_p": {"top_p": 1.5}, "min_p": {"min_p": -1}, "top_k": {"top_k": -2},
             "logprobs": {"logprobs": 1000}, "unknown": {"temprature": 1}, "stop": {"stop": ""}, "type": {"max_tokens": "4"},
-            "n": {"n": 2}, "not there": {"frequency_penalty": 1},
+            "n": {"n": 129}, "salt": {"cache_salt": ""}, "priority": {"priority": 0.5}, "not there": {"frequency_penalty": 1},
         }
         with tempfile.TemporaryDirectory() as d:
             src, dst = os.path.join(d, "in.jsonl"), os.path.join(d, "out.jsonl")

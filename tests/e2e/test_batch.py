@@ -142,6 +142,38 @@ class Answers(Batch):
         self.assertEqual(a["usage"]["total_tokens"], 512)
         self.assertEqual(a["choices"][0]["finish_reason"], "length")
 
+    def test_choices(self):
+        """n answers to one prompt: greedy ones are all the one answer, drawn ones are not; each is counted."""
+        body = {"prompt": "Hello", "max_tokens": 12, "ignore_eos": True}
+        one = self.one(dict(body, temperature=0))
+        for url, n in (COMPLETION, 5), (CHAT, 3):
+            more = {"prompt": "Hello"} if url == COMPLETION else {"messages": [{"role": "user", "content": "Hello"}]}
+            a = self.one(dict({"max_tokens": 12, "ignore_eos": True, "temperature": 0, "n": n}, **more), url)
+            self.assertEqual([c["index"] for c in a["choices"]], list(range(n)))
+            self.assertEqual(a["usage"]["completion_tokens"], 12 * n)
+            self.assertEqual(a["usage"]["total_tokens"], a["usage"]["prompt_tokens"] + 12 * n)
+            self.assertEqual(a["usage"]["prompt_tokens_details"]["cached_tokens"], 0)
+            if url == COMPLETION:
+                self.assertEqual({c["text"] for c in a["choices"]}, {one["choices"][0]["text"]})
+        drawn = [self.one(dict(body, temperature=1.5, n=4, seed=11)) for _ in range(2)]
+        self.assertGreater(len({c["text"] for c in drawn[0]["choices"]}), 1)
+        self.assertEqual(drawn[0]["choices"], drawn[1]["choices"])
+
+    def test_cached_tokens(self):
+        """A prefix that an earlier line computed is found, but not by a line of another salt; the answer is the same."""
+        prompt = [5 + i % 200 for i in range(200)]
+        salts = [None, None, "a", "a", "b"]
+        text = "".join(line(str(i), dict({"prompt": prompt, "max_tokens": 4, "temperature": 0},
+                                         **({"cache_salt": s} if s else {}))) for i, s in enumerate(salts))
+        for cache in "hash", "radix":
+            self.batch(text, "--set", "cache.plugin=" + cache, "--set", "attention.page_tokens=16",
+                       "--set", "batch.max_inflight=1")
+            bodies = [a["response"]["body"] for a in self.answers()]
+            cached = [b["usage"]["prompt_tokens_details"]["cached_tokens"] for b in bodies]
+            self.assertEqual([c > 0 for c in cached], [False, True, False, True, False], cached)
+            self.assertEqual({b["choices"][0]["text"] for b in bodies}, {bodies[0]["choices"][0]["text"]})
+            self.assertTrue(all(c < 200 for c in cached))  # at least one token is always computed
+
     def test_stop_text(self):
         free = self.one({"prompt": "Hello", "max_tokens": 30, "temperature": 0, "ignore_eos": True})["choices"][0]["text"]
         stop = free[4:7]
@@ -180,13 +212,16 @@ class BadLines(Batch):
         for body, words in [({"prompt": "ok", "max_tokens": 100000}, ("max_tokens", "512")),
                             ({"prompt": "word " * 2000}, ("512",)),
                             ({"prompt": [5, 1111]}, ("1111",)),
-                            ({"prompt": [1] * 512}, ("512",))]:
+                            ({"prompt": [1] * 512}, ("512",)),
+                            ({"prompt": "ok", "n": 129}, ("n is 129", "1 to 128")),
+                            ({"prompt": "ok", "n": 0}, ("n is 0",)),
+                            ({"prompt": "ok", "cache_salt": ""}, ("cache_salt",))]:
             e = self.refused(body)
             for w in words:
                 self.assertIn(w, e["message"])
 
     def test_never_ignored(self):
-        for key in ("logit_bias", "suffix", "response_format", "tools", "min_tokens", "best-of"):
+        for key in ("logit_bias", "suffix", "response_format", "tools", "min_tokens", "best-of", "timeout"):
             e = self.refused({"prompt": "x", key: 1})
             self.assertEqual(e["param"], key)
             self.assertIn("'%s'" % key, e["message"])
@@ -234,6 +269,63 @@ class Files(Batch):
         self.assertIn(b"8 lines, 0 failed", seen)
 
 
+    def test_nobody_reads_what_it_says(self):
+        """Its messages go into a closed pipe: the answers are all there all the same."""
+        self.write("in.jsonl", "".join(line(str(i), {"prompt": "x", "max_tokens": 8}) for i in range(8)))
+        r, w = os.pipe()
+        os.close(r)
+        p = subprocess.run(self.command("batch", "-i", self.path("in.jsonl"), "-o", self.path("out.jsonl")),
+                           stdin=subprocess.DEVNULL, stdout=w, stderr=w, timeout=120)
+        os.close(w)
+        self.assertEqual(p.returncode, 0)
+        self.assertEqual(len(self.answers()), 8)
+        self.assertEqual(self.left(), ["out.jsonl"])
+
+
+class Pipe(Batch):
+    """The input comes through a pipe, by and by."""
+
+    def start(self):
+        os.mkfifo(self.path("in.jsonl"))
+        p = subprocess.Popen(self.command("batch", "-i", self.path("in.jsonl"), "-o", self.path("out.jsonl")),
+                             stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        self.addCleanup(p.stderr.close)
+        self.addCleanup(p.kill)
+        return p, open(self.path("in.jsonl"), "wb", buffering=0)
+
+    def wait_for_journal(self, p, lines):
+        for _ in range(6000):
+            self.assertIsNone(p.poll())
+            try:
+                if self.read("out.jsonl.journal").count(b"\n") >= lines:
+                    return
+            except FileNotFoundError:
+                pass
+            time.sleep(0.01)
+        self.fail("no %d lines in the journal after a minute" % lines)
+
+    def test_answers_before_the_end(self):
+        """Lines are answered though the next one is only half there."""
+        p, pipe = self.start()
+        half = line("b", {"prompt": "two", "max_tokens": 3}).encode()
+        pipe.write(line("a", {"prompt": "one", "max_tokens": 3}).encode() + half[:20])
+        self.wait_for_journal(p, 2)
+        pipe.write(half[20:])
+        self.wait_for_journal(p, 3)
+        pipe.close()
+        self.assertEqual(p.wait(timeout=60), 0)
+        self.assertEqual([a["custom_id"] for a in self.answers()], ["a", "b"])
+
+    def test_ctrl_c_while_it_waits(self):
+        p, pipe = self.start()
+        pipe.write(line("a", {"prompt": "one", "max_tokens": 3}).encode() + b'{"custom')
+        self.wait_for_journal(p, 2)
+        p.send_signal(signal.SIGINT)
+        self.assertEqual(p.wait(timeout=60), 130)
+        pipe.close()
+        self.assertIn(b"1 lines are finished and kept", p.stderr.read())
+
+
 class Interruption(Batch):
     N = 60
 
@@ -247,14 +339,16 @@ class Interruption(Batch):
         except FileNotFoundError:
             return 0
 
-    def start_and_signal(self, sig):
+    def start_and_signal(self, sig, *words, times=1):
         """Sends a signal once a few lines are finished; the exit code."""
         self.write("in.jsonl", self.text())
-        p = subprocess.Popen(self.command("batch", "-i", self.path("in.jsonl"), "-o", self.path("out.jsonl")),
+        p = subprocess.Popen(self.command("batch", "-i", self.path("in.jsonl"), "-o", self.path("out.jsonl"), *words),
                              stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
         while self.journal_lines() < 4 and p.poll() is None:
             time.sleep(0.005)
-        p.send_signal(sig)
+        for _ in range(times):
+            p.send_signal(sig)
+            time.sleep(0.002)
         said = p.stderr.read().decode()
         p.stderr.close()
         return p.wait(), said
@@ -277,6 +371,12 @@ class Interruption(Batch):
         self.assertIn("--resume", said)
         self.resume_and_compare()
 
+    def test_ctrl_c_twice(self):
+        """The second one need not wait for the running step; the journal is whole either way."""
+        code, said = self.start_and_signal(signal.SIGINT, times=2)
+        self.assertIn(code, (130, -signal.SIGINT), said)
+        self.resume_and_compare()
+
     def test_kill_and_resume(self):
         code, _ = self.start_and_signal(signal.SIGKILL)
         self.assertEqual(code, -signal.SIGKILL)
@@ -287,6 +387,18 @@ class Interruption(Batch):
         self.write("in.jsonl", self.text().replace("Line 1", "Lime 1"))
         p = self.nvllm("batch", "-i", self.path("in.jsonl"), "-o", self.path("out.jsonl"), "--resume", code=1)
         self.assertIn(b"input changed", p.stderr)
+
+
+class CrowdedInterruption(Interruption):
+    """The same with all lines in the engine at once, more than it runs at once, some of several choices."""
+    CROWD = ("--set", "batch.max_inflight=1000", "--set", "engine.max_seqs=16")
+
+    def text(self):
+        return "".join(line("id-%d" % i, {"prompt": "Line %d" % i, "max_tokens": 60, "temperature": i % 2, "seed": i,
+                                          "ignore_eos": True, "n": 1 + i % 3}) for i in range(self.N))
+
+    def command(self, *words):
+        return super().command(*words) + list(self.CROWD)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import unittest
 
 import common
 
-KINDS = ["model", "attention", "sampler", "cache", "device", "loader", "tokenizer", "chat", "frontend"]
+KINDS = ["model", "attention", "sampler", "cache", "device", "comm", "loader", "tokenizer", "chat", "frontend"]
 
 
 def run(*words, stdin=b"", env=None, cwd=None):

@@ -100,6 +100,21 @@ class OnePrompt(Case):
         self.assertEqual(p.wait(timeout=120), 1)
         self.assertNotIn("error", said)
 
+    def test_head(self):
+        """nvllm | head: the reader takes one byte and leaves. Exit code 1, quietly."""
+        for _ in range(5):  # the answer may end before head does
+            p = subprocess.Popen(self.command("-p", "Hello", "--raw", "--temp", "0"), stdin=subprocess.DEVNULL,
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            head = subprocess.run(["head", "-c", "1"], stdin=p.stdout, stdout=subprocess.PIPE, timeout=120)
+            p.stdout.close()
+            said = p.stderr.read().decode()
+            p.stderr.close()
+            self.assertEqual(len(head.stdout), 1)
+            if p.wait(timeout=120) == 1:
+                break
+        self.assertEqual(p.returncode, 1, said)
+        self.assertNotIn("error", said)
+
     def test_full_disk(self):
         if not os.path.exists("/dev/full"):
             self.skipTest("no /dev/full")

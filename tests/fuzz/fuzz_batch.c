@@ -27,18 +27,17 @@ static const char *piece(struct nvllm_engine *e, int32_t token, uint32_t flags, 
 
 static const struct nvllm_engine_vt vt = { .size = sizeof(vt), .piece = piece };
 
-/* Says all there is to say, as the engine would. */
-static void fill_answer(
-	struct batch_answer *a, const struct batch_request *r, const char *s, size_t n)
+/* Says all there is to say of one choice, as the engine would. True: it was the last. */
+static bool fill_choice(
+	struct batch_answer *a, const struct batch_request *r, int32_t choice, const char *s, size_t n)
 {
 	const int32_t ids[3] = { 3, 8, 4 };
 	const float lps[3] = { -0.5f, -1.25f, -1e30f * 1e30f };
 	struct nvllm_token t[N_TOKENS];
 	const struct nvllm_token *list[N_TOKENS + 1] = { NULL };
 	struct nvllm_usage u = { .size = sizeof(u), .n_prompt = 2, .n_output = N_TOKENS };
-	struct nvllm_event ev = {
-		.size = sizeof(ev), .type = NVLLM_EVENT_PROMPT, .tokens = list, .n_tokens = N_TOKENS
-	};
+	struct nvllm_event ev = { .size = sizeof(ev), .type = NVLLM_EVENT_PROMPT, .tokens = list,
+		.n_tokens = N_TOKENS };
 
 	for (int i = 0; i < N_TOKENS; i++) {
 		t[i] = (struct nvllm_token){ .size = sizeof(t[i]),
@@ -50,8 +49,9 @@ static void fill_answer(
 			.top_logprobs = lps };
 		list[i] = &t[i];
 	}
-	if (r->params.prompt_logprobs != NVLLM_UNSET)
+	if (r->params.prompt_logprobs != NVLLM_UNSET && !a->prompt.n)
 		batch_answer_add(a, &ev);
+	ev.choice = choice;
 	ev.type = NVLLM_EVENT_TOKENS;
 	ev.text = (struct nvllm_str){ s, (int64_t)(n < 40 ? n : 40) };
 	batch_answer_add(a, &ev);
@@ -61,8 +61,20 @@ static void fill_answer(
 	ev.stop_token = n & 1 ? 7 : -1;
 	ev.stop_text = r->params.n_stops ? "stop" : NULL;
 	ev.usage = &u;
-	if (!batch_answer_add(a, &ev) || a->failed)
+	ev.n_left = choice; /* the last one ends first */
+	return batch_answer_add(a, &ev);
+}
+
+static void fill_answer(
+	struct batch_answer *a, const struct batch_request *r, const char *s, size_t n)
+{
+	int64_t choices = r->params.n == NVLLM_UNSET ? 1 : r->params.n;
+
+	if (!batch_answer_init(a, choices))
 		abort();
+	for (int32_t k = (int32_t)choices - 1; k >= 0; k--)
+		if (fill_choice(a, r, k, s, n) != (k == 0) || a->failed)
+			abort();
 }
 
 /* The line must be one line, strict JSON, with the same custom_id. */
@@ -95,6 +107,10 @@ static void check_request(const struct batch_request *r)
 	if (r->params.temperature < 0 || r->params.top_p <= 0 || r->params.top_p > 1 ||
 		r->params.n_stops > BATCH_MAX_STOPS)
 		abort();
+	if (r->params.n != NVLLM_UNSET && (r->params.n < 1 || r->params.n > NVLLM_MAX_CHOICES))
+		abort();
+	if (r->params.cache_salt.s && r->params.cache_salt.len < 1)
+		abort();
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -102,7 +118,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct nvllm_engine engine = { (const char *)data, size };
 	const struct batch_writer w = { .vt = &vt, .engine = &engine, .model = "m" };
 	const int32_t prompt_ids[2] = { 1, 2 };
-	struct batch_answer a = { .stop_token = -1 };
+	struct batch_answer a = { 0 };
 	struct batch_request r;
 	struct batch_error err;
 	struct json_buf out = { 0 };

@@ -117,7 +117,7 @@ static inline void rig_open(struct rig *r, const struct subject *sub, const stru
 		size_t bytes = (size_t)(r->layout.layer_bytes[i] * r->n_pages);
 
 		assert_true((bytes == 0) ==
-			(s->layers[i].kv_layer >= 0 || !s->layers[i].n_kv_heads));
+			(s->layers[i].kv_layer >= 0 || !s->layers[i].n_heads));
 		r->kv[i] = bytes ? malloc(bytes) : NULL;
 		if (bytes)
 			memset(r->kv[i], 0xff, bytes); /* NaN in f32, f16 and bf16 */
@@ -176,7 +176,9 @@ static inline int add_seq(struct rig *r, int32_t len, uint64_t seed)
 
 /* ---- a step ---- */
 
-/* What a step is made of: rows[i] new tokens of sequence seq[i]; then padding. */
+/* What a step is made of: rows[i] new tokens of sequence seq[i], or (PAD) of a padding
+ * sequence; then padding. */
+#define PAD (-1)
 struct plan {
 	int n, seq[MAX_SEQS];
 	int32_t rows[MAX_SEQS];
@@ -201,9 +203,13 @@ static inline void step_build(struct step *st, struct rig *r, const struct plan 
 	st->table = malloc(((size_t)p->n + 1) * (size_t)r->max_pages * sizeof(int32_t));
 	memset(st->table, 0x7f, ((size_t)p->n + 1) * (size_t)r->max_pages * sizeof(int32_t));
 	for (int i = 0; i < p->n; i++) {
-		struct seq *s = &r->seqs[p->seq[i]];
+		struct seq *s = p->seq[i] == PAD ? NULL : &r->seqs[p->seq[i]];
 
 		st->q_start[i] = t;
+		for (int32_t j = 0; !s && j < p->rows[i]; j++)
+			st->slots[t++] = -1;
+		if (!s)
+			continue;
 		st->kv_len[i] = s->done + p->rows[i];
 		for (int32_t j = 0; j * r->s.page_tokens < st->kv_len[i]; j++)
 			st->table[i * r->max_pages + j] = s->pages[j];
@@ -245,6 +251,13 @@ static inline float *row_of(struct nvllm_tensor t, int64_t row)
 	return (float *)((char *)t.data + row * t.stride);
 }
 
+/* A padding row holds any finite numbers. */
+static inline void fill_row(struct nvllm_tensor t, int64_t row, int into)
+{
+	for (int64_t i = 0; i < t.cols && into; i++)
+		row_of(t, row)[i] = 0.25f;
+}
+
 /* Copies between a step's matrix and the sequences it is made of. */
 static inline void move_rows(struct rig *r, const struct plan *p,
 	float *const *(*pick)(struct seq *), struct nvllm_tensor t, int layer, int into)
@@ -253,10 +266,12 @@ static inline void move_rows(struct rig *r, const struct plan *p,
 
 	for (int i = 0; i < p->n; i++)
 		for (int32_t j = 0; j < p->rows[i]; j++, row++) {
-			struct seq *s = &r->seqs[p->seq[i]];
-			float *x = pick(s)[layer] + (s->done + j) * t.cols;
+			struct seq *s = p->seq[i] == PAD ? NULL : &r->seqs[p->seq[i]];
+			float *x = s ? pick(s)[layer] + (s->done + j) * t.cols : NULL;
 
-			if (into)
+			if (!s)
+				fill_row(t, row, into);
+			else if (into)
 				memcpy(row_of(t, row), x, (size_t)t.cols * sizeof(float));
 			else
 				memcpy(x, row_of(t, row), (size_t)t.cols * sizeof(float));
@@ -285,8 +300,8 @@ static inline int run_layer(struct rig *r, const struct plan *p, const struct st
 	status = r->vt->run(r->a, NULL, layer, &st->b, q, k, v, y);
 	if (status == NVLLM_OK) {
 		move_rows(r, p, seq_y, y, layer, 0);
-		for (int64_t t = n - p->pad_rows; t < n; t++)
-			for (int64_t i = 0; i < hd; i++)
+		for (int64_t t = 0; t < n; t++)
+			for (int64_t i = 0; i < hd && st->slots[t] < 0; i++)
 				assert_true(isfinite(row_of(y, t)[i]));
 	}
 	free(q.data), free(k.data), free(v.data), free(y.data);
@@ -302,7 +317,8 @@ static inline void step(struct rig *r, const struct plan *p)
 		assert_int_equal(run_layer(r, p, &st, l), NVLLM_OK);
 	step_free(&st);
 	for (int i = 0; i < p->n; i++)
-		r->seqs[p->seq[i]].done += p->rows[i];
+		if (p->seq[i] != PAD)
+			r->seqs[p->seq[i]].done += p->rows[i];
 }
 
 /* The whole of one sequence, in chunks. */
@@ -316,7 +332,8 @@ static inline void feed(struct rig *r, int s, int32_t chunk)
 	}
 }
 
-/* All sequences side by side: each step some rows of each that is not done, with padding. */
+/* All sequences side by side: each step some rows of each that is not done, with padding
+ * between them and after them. */
 static inline void feed_mixed(struct rig *r, uint64_t seed)
 {
 	for (;;) {
@@ -333,6 +350,10 @@ static inline void feed_mixed(struct rig *r, uint64_t seed)
 			if (want) {
 				p.seq[p.n] = i, p.rows[p.n++] = want;
 				room -= want;
+			}
+			if (room && p.n + 2 < MAX_SEQS && fake_random(&seed) % 5 == 0) {
+				p.seq[p.n] = PAD, p.rows[p.n++] = 1;
+				room--;
 			}
 			if (p.n + 1 == MAX_SEQS)
 				break;

@@ -3,9 +3,11 @@
  * that is not the order of arrival, and faults on request. Include it once.
  *
  * A token is a byte: token ids of a text are its bytes. The answer to a prompt is the
- * prompt in capitals, cut at max_tokens. A prompt with one of these words in it:
- *	REFUSE  submit says no        FAIL   ends with an error
- *	HANG    ends by cancel alone  (unless fake.no_hang is set) */
+ * prompt in capitals, cut at max_tokens; choice k leaves out its first k characters. So the
+ * choices differ, and the later ones end first. A prompt with one of these words in it:
+ *	REFUSE  submit says no        FAIL   its last choice ends with an error
+ *	HANG    is held back until choice 0 is cancelled (unless fake.no_hang is set)
+ *	LATE    ends by timeout */
 #ifndef FAKE_ENGINE_H
 #define FAKE_ENGINE_H
 
@@ -31,7 +33,9 @@ struct fake_request {
 	struct nvllm_params params;
 	void (*on_event)(void *, const struct nvllm_event *);
 	void *user;
-	bool hang, fail, cancelled;
+	int32_t n_choices, n_left;
+	bool hang, fail, late;
+	bool cancelled[NVLLM_MAX_CHOICES];
 };
 
 struct nvllm_engine {
@@ -44,7 +48,8 @@ struct nvllm_engine {
 	int64_t submitted, finished;
 	bool closing, no_hang;
 	struct nvllm_info info;
-	struct nvllm_params last;  /* of the newest request */
+	struct nvllm_params last;  /* of the newest request; without its texts */
+	char last_salt[80];        /* its cache_salt; "" = none */
 	char error[200];
 };
 
@@ -141,6 +146,8 @@ static int fake_submit(struct nvllm_engine *e, const struct nvllm_request *q, ui
 		fake_encode(e, q->prompt.s, r->n, 0, r->tokens, r->n);
 	r->params = *q->params;
 	r->params.stops = NULL;
+	r->params.cache_salt = (struct nvllm_str){ NULL, 0 };
+	r->n_choices = r->n_left = q->params->n == NVLLM_UNSET ? 1 : (int32_t)q->params->n;
 	r->on_event = q->on_event;
 	r->user = q->user;
 	if (r->n < 1 || r->n >= FAKE_CONTEXT || fake_has(r, "REFUSE")) {
@@ -150,11 +157,14 @@ static int fake_submit(struct nvllm_engine *e, const struct nvllm_request *q, ui
 	}
 	r->hang = !e->no_hang && fake_has(r, "HANG");
 	r->fail = fake_has(r, "FAIL");
+	r->late = fake_has(r, "LATE");
 	pthread_mutex_lock(&e->lock);
 	r->id = *id = ++e->next_id;
 	r->next = e->queue;
 	e->queue = r;
 	e->last = r->params;
+	snprintf(e->last_salt, sizeof(e->last_salt), "%.*s", (int)q->params->cache_salt.len,
+		q->params->cache_salt.s ? q->params->cache_salt.s : "");
 	e->submitted++;
 	e->in_flight++;
 	if (e->in_flight > e->most_in_flight)
@@ -164,20 +174,23 @@ static int fake_submit(struct nvllm_engine *e, const struct nvllm_request *q, ui
 	return NVLLM_OK;
 }
 
-static void fake_cancel(struct nvllm_engine *e, uint64_t id)
+static void fake_cancel(struct nvllm_engine *e, uint64_t id, int32_t choice)
 {
 	pthread_mutex_lock(&e->lock);
 	for (struct fake_request *r = e->queue; r; r = r->next)
-		if (r->id == id)
-			r->cancelled = true;
+		for (int32_t k = 0; r->id == id && k < r->n_choices; k++)
+			if (choice == NVLLM_ALL_CHOICES || choice == k)
+				r->cancelled[k] = true;
 	pthread_cond_signal(&e->wake);
 	pthread_mutex_unlock(&e->lock);
 }
 
 static void fake_stats(struct nvllm_engine *e, struct nvllm_stats *s)
 {
+	pthread_mutex_lock(&e->lock);
 	s->max_seqs = 4;
 	s->finished = e->finished;
+	pthread_mutex_unlock(&e->lock);
 }
 
 static const struct nvllm_info *fake_info(struct nvllm_engine *e) { return &e->info; }
@@ -219,54 +232,94 @@ static void fake_fill(struct fake_token *f, int32_t id, int64_t want, bool first
 	}
 }
 
-/* All the events of one request, on the engine's thread. */
-static void fake_answer(struct fake_request *r)
+static void fake_prompt(struct fake_request *r, struct nvllm_event *ev, struct fake_token *f,
+	const struct nvllm_token **list)
 {
-	int64_t n = r->params.max_tokens == NVLLM_UNSET || r->params.max_tokens > r->n
-		? r->n
-		: r->params.max_tokens;
-	struct nvllm_usage u = { .size = sizeof(u),
-		.n_prompt = (int32_t)r->n,
-		.n_output = (int32_t)n,
-		.n_cached = 1,
-		.first_token_ns = 1000,
-		.done_ns = 2000 };
-	struct fake_token *f = calloc((size_t)r->n, sizeof(*f));
-	const struct nvllm_token **list = calloc((size_t)r->n + 1, sizeof(*list));
-	struct nvllm_event ev = {
-		.size = sizeof(ev), .id = r->id, .stop_token = -1, .tokens = list
-	};
-	char c;
-
 	for (int64_t i = 0; i < r->n; i++) {
 		fake_fill(&f[i], r->tokens[i], r->params.prompt_logprobs, i == 0);
 		list[i] = &f[i].t;
 	}
-	ev.type = NVLLM_EVENT_PROMPT;
-	ev.n_tokens = r->n;
+	ev->type = NVLLM_EVENT_PROMPT;
+	ev->choice = 0;
+	ev->tokens = list;
+	ev->n_tokens = r->n;
+	r->on_event(r->user, ev);
+}
+
+/* One token of one choice. */
+static void fake_say(struct fake_request *r, struct nvllm_event *ev, int32_t choice, int32_t token)
+{
+	char c = (char)toupper(token & 0xff);
+	const struct nvllm_token *list[2] = { NULL, NULL };
+	struct fake_token f;
+
+	fake_fill(&f, (unsigned char)c, r->params.logprobs, false);
+	list[0] = &f.t;
+	ev->type = NVLLM_EVENT_TOKENS;
+	ev->choice = choice;
+	ev->tokens = list;
+	ev->n_tokens = 1;
+	ev->text = (struct nvllm_str){ &c, 1 };
+	r->on_event(r->user, ev);
+	ev->tokens = NULL;
+	ev->text.len = ev->n_tokens = 0;
+}
+
+static int fake_finish(const struct fake_request *r, int32_t choice, bool cut)
+{
+	if (r->cancelled[choice])
+		return NVLLM_FINISH_CANCEL;
+	if (r->fail && choice == r->n_choices - 1)
+		return NVLLM_FINISH_ERROR;
+	if (r->late)
+		return NVLLM_FINISH_TIMEOUT;
+	return cut ? NVLLM_FINISH_LENGTH : NVLLM_FINISH_STOP;
+}
+
+static void fake_done(struct fake_request *r, struct nvllm_event *ev, int32_t choice, int64_t said)
+{
+	const struct nvllm_usage u = { .size = sizeof(u),
+		.n_prompt = (int32_t)r->n,
+		.n_output = (int32_t)said,
+		.n_cached = choice ? (int32_t)r->n : 1,
+		.first_token_ns = 1000,
+		.done_ns = 2000 };
+	int finish = fake_finish(r, choice, said + choice < r->n);
+
+	*ev = (struct nvllm_event){ .size = sizeof(*ev),
+		.type = NVLLM_EVENT_DONE,
+		.id = r->id,
+		.choice = choice,
+		.finish = finish,
+		.stop_token = finish == NVLLM_FINISH_STOP ? 7 : -1,
+		.status = finish == NVLLM_FINISH_ERROR ? NVLLM_EDEVICE : 0,
+		.error = finish == NVLLM_FINISH_ERROR ? "the fake engine fails" : NULL,
+		.usage = &u,
+		.n_left = --r->n_left };
+	r->on_event(r->user, ev);
+}
+
+/* All the events of one request, on the engine's thread: the choices take turns. */
+static void fake_answer(struct fake_request *r)
+{
+	int64_t max = r->params.max_tokens == NVLLM_UNSET ? r->n : r->params.max_tokens;
+	struct fake_token *f = calloc((size_t)r->n, sizeof(*f));
+	const struct nvllm_token **list = calloc((size_t)r->n + 1, sizeof(*list));
+	struct nvllm_event ev = { .size = sizeof(ev), .id = r->id, .stop_token = -1 };
+
 	if (r->params.prompt_logprobs != NVLLM_UNSET)
-		r->on_event(r->user, &ev);
-	ev.type = NVLLM_EVENT_TOKENS;
-	for (int64_t i = 0; i < n && !r->cancelled; i++) {
-		c = (char)toupper(r->tokens[i] & 0xff);
-		fake_fill(&f[0], (unsigned char)c, r->params.logprobs, false);
-		list[0] = &f[0].t;
-		list[1] = NULL;
-		ev.n_tokens = 1;
-		ev.text = (struct nvllm_str){ &c, 1 };
-		r->on_event(r->user, &ev);
-	}
-	ev.type = NVLLM_EVENT_DONE;
-	ev.text.len = ev.n_tokens = 0;
-	ev.tokens = NULL;
-	ev.usage = &u;
-	ev.finish = r->cancelled ? NVLLM_FINISH_CANCEL : r->fail ? NVLLM_FINISH_ERROR
-		: n < r->n ? NVLLM_FINISH_LENGTH : NVLLM_FINISH_STOP;
-	if (ev.finish == NVLLM_FINISH_STOP)
-		ev.stop_token = 7;
-	ev.status = r->fail ? NVLLM_EDEVICE : 0;
-	ev.error = r->fail ? "the fake engine fails" : NULL;
-	r->on_event(r->user, &ev);
+		fake_prompt(r, &ev, f, list);
+	for (int64_t i = 0; r->n_left; i++)
+		for (int32_t k = r->n_choices - 1; k >= 0; k--) {
+			int64_t n = r->n > k ? r->n - k : 0; /* all that it could say */
+
+			n = r->cancelled[k] ? 0 : n < max ? n : max;
+			ev = (struct nvllm_event){ .size = sizeof(ev), .id = r->id, .stop_token = -1 };
+			if (i < n)
+				fake_say(r, &ev, k, r->tokens[i + k]);
+			else if (i == n)
+				fake_done(r, &ev, k, n);
+		}
 	free(f);
 	free(list);
 }
@@ -275,7 +328,7 @@ static void fake_answer(struct fake_request *r)
 static struct fake_request *fake_next(struct nvllm_engine *e)
 {
 	for (struct fake_request **at = &e->queue; *at; at = &(*at)->next)
-		if (!(*at)->hang || (*at)->cancelled) {
+		if (!(*at)->hang || (*at)->cancelled[0]) {
 			struct fake_request *r = *at;
 
 			*at = r->next;

@@ -238,9 +238,55 @@ static void test_no_heads(void **state)
 	struct setup s = setup_of(NVLLM_F16, 2, 1, 32);
 
 	(void)state;
-	s.n_layers = 2;
+	s.n_layers = 3;
 	s.layers[1] = layer_of(0, 0, 32);
+	s.layers[2] = layer_of(0, 3, 512);
 	each(&s, mixed);
+}
+
+/* Nor of all: then there is nothing to keep, and no scratch to do it in. */
+static void test_idle_rank(void **state)
+{
+	struct setup s = setup_of(NVLLM_F16, 0, 0, 64);
+
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		struct rig r;
+
+		assert_int_equal(rig_create(&r, &subjects[i], &s), NVLLM_OK);
+		assert_int_equal(r.layout.page_tokens, 16);
+		assert_int_equal(r.layout.layer_bytes[0], 0);
+		assert_int_equal(r.layout.workspace_bytes, 0);
+		assert_int_equal(r.vt->attach(r.a, r.kv, 7, NULL), NVLLM_OK);
+		fake_host_finish(&r.host);
+	}
+}
+
+/* A step of nothing but padding writes nothing, and its rows are finite. */
+static void only_padding(struct rig *r, const struct subject *sub)
+{
+	size_t bytes = (size_t)(r->layout.layer_bytes[0] * r->n_pages);
+	char *before = malloc(bytes);
+
+	(void)sub;
+	memcpy(before, r->kv[0], bytes);
+	step(r, &(struct plan){ .n = 1, .seq = { PAD }, .rows = { 1 } });
+	step(r, &(struct plan){ .n = 3, .seq = { PAD, PAD, PAD }, .rows = { 1, 1, 1 },
+		.pad_rows = 2 });
+	step(r, &(struct plan){ .pad_rows = 1 });
+	assert_memory_equal(before, r->kv[0], bytes);
+	free(before);
+}
+
+static void test_padding(void **state)
+{
+	(void)state;
+	for (int d = 0; d < COUNT(dtypes); d++) {
+		struct setup s = setup_of(dtypes[d], 6, 2, 32);
+
+		s.n_workers = 1 + d;
+		each(&s, only_padding);
+	}
 }
 
 /* The softmax over one key is 1, so what comes back is V as the cache kept it. */
@@ -336,6 +382,46 @@ static void test_bits(void **state)
 		}
 }
 
+/* Sums so small that they are -0: every tenth key outweighs the others, and its V is -0,
+ * the others' the least there is. */
+static void add_least(struct rig *r, int32_t len)
+{
+	struct seq *s = &r->seqs[add_seq(r, len, 1)];
+
+	for (int32_t i = 0; i < len * 16; i++) {
+		s->q[0][i] = 1;
+		s->k[0][i] = i / 16 % 10 ? 0 : 1;
+		s->v[0][i] = i / 16 % 10 ? -0x1p-149f : -0.f;
+	}
+}
+
+/* The rows of a window lie in other segments than those of the rows beside them: a sum
+ * that begins with segments of which a row sees nothing keeps even the sign of a zero. */
+static void test_least(void **state)
+{
+	struct setup s = setup_of(NVLLM_F32, 1, 1, 16);
+
+	(void)state;
+	s.layers[0].window = 20;
+	for (int i = 0; i < COUNT(subjects); i++)
+		for (int w = 1; w <= 3; w++) {
+			struct rig whole, single;
+
+			if (!fake_isa_runs(subjects[i].isa))
+				continue;
+			s.n_workers = w;
+			rig_open(&whole, &subjects[i], &s, 1);
+			rig_open(&single, &subjects[i], &s, 2);
+			add_least(&whole, 300), add_least(&single, 300);
+			feed(&whole, 0, 300), feed(&single, 0, 1);
+			if (i > 1) /* double is finer, and a product by itself adds +0 to 0 */
+				assert_true(signbit(single.seqs[0].y[0][280 * 16]) &&
+					single.seqs[0].y[0][280 * 16] == 0);
+			same_bits(&whole, 0, &single, 0, "the least sums");
+			rig_close(&whole), rig_close(&single);
+		}
+}
+
 /* What a row may not see may be NaN: later rows of its chunk, rows before its window,
  * other sequences. */
 static void nan_beyond(struct rig *r, const struct subject *sub)
@@ -403,6 +489,8 @@ static void test_refusals(void **state)
 	s = good, s.layers[0].softcap = NAN, refused(s, "softcap");
 	s = good, s.layers[0].kv_layer = 0, refused(s, "layer 0");
 	s = good, s.layers[0].kv_layer = 7, refused(s, "layer 7");
+	s = good, s.n_layers = 2, s.layers[1] = layer_of(0, 2, 32);
+	s.layers[0].kv_layer = 1, refused(s, "layer 1");
 	s = good, s.kv_dtype = NVLLM_Q8_0, refused(s, "kv_dtype");
 	s = good, s.n_layers = 0, refused(s, "0 layers");
 	s = good, s.max_len = 0, refused(s, "0 tokens");
@@ -450,7 +538,9 @@ int main(void)
 		cmocka_unit_test(test_head_dims), cmocka_unit_test(test_groups),
 		cmocka_unit_test(test_long), cmocka_unit_test(test_page_tokens),
 		cmocka_unit_test(test_layers), cmocka_unit_test(test_no_heads),
+		cmocka_unit_test(test_idle_rank), cmocka_unit_test(test_padding),
 		cmocka_unit_test(test_rounding), cmocka_unit_test(test_bits),
+		cmocka_unit_test(test_least),
 		cmocka_unit_test(test_nan), cmocka_unit_test(test_refusals),
 		cmocka_unit_test(test_refused_steps),
 	};

@@ -110,6 +110,83 @@ static void defaults_are_those_of_the_api(void **state)
 	assert_true(f->engine.last.temperature == 0 && f->engine.last.ignore_eos && f->engine.last.n_stops == 2);
 }
 
+/* n answers to one prompt stand in the order of their index, whichever ended first; the
+ * prompt is counted once, and of it what no choice computed. */
+static void several_choices_are_one_answer(void **state)
+{
+	struct fixture *f = *state;
+	const cJSON *c;
+
+	assert_int_equal(run_text(f, "{\"custom_id\":\"a\"," COMPLETION "{\"prompt\":\"abc\",\"n\":5,\"logprobs\":1,"
+		"\"return_token_ids\":true,\"prompt_logprobs\":0,\"max_tokens\":2}}\n"
+		"{\"custom_id\":\"b\"," CHAT "{\"messages\":[{\"role\":\"u\",\"content\":\"yz\"}],\"n\":2,\"logprobs\":true}}\n"),
+		NVLLM_EXIT_OK);
+	c = json_get(body(f, 0), "choices");
+	assert_int_equal(cJSON_GetArraySize(c), 5);
+	for (int i = 0; i < 5; i++) {
+		static const char *const texts[] = { "\"AB\"", "\"BC\"", "\"C\"", "\"\"", "\"\"" };
+		static const char *const ids[] = { "[65,66]", "[66,67]", "[67]", "[]", "[]" };
+		const cJSON *one = cJSON_GetArrayItem(c, i);
+
+		assert_true(json_get(one, "index")->valueint == i);
+		assert_json(json_get(one, "text"), texts[i]);
+		assert_json(json_get(one, "token_ids"), ids[i]);
+		assert_json(json_get(one, "finish_reason"), i ? "\"stop\"" : "\"length\"");
+		assert_json(json_get(one, "prompt_token_ids"), "[97,98,99]");
+		assert_int_equal(cJSON_GetArraySize(json_get(one, "prompt_logprobs")), 3);
+		assert_int_equal(cJSON_GetArraySize(json_get(json_get(one, "logprobs"), "tokens")),
+			cJSON_GetArraySize(json_get(one, "token_ids")));
+	}
+	assert_json(json_get(json_get(cJSON_GetArrayItem(c, 1), "logprobs"), "top_logprobs"), "[{\"B\":-0.25},{\"C\":-0.25}]");
+	assert_json(json_get(body(f, 0), "usage"), "{\"prompt_tokens\":3,\"completion_tokens\":5,\"total_tokens\":8,"
+		"\"prompt_tokens_details\":{\"cached_tokens\":1}}");
+	c = json_get(body(f, 1), "choices");
+	assert_int_equal(cJSON_GetArraySize(c), 2);
+	assert_json(json_get(cJSON_GetArrayItem(c, 1), "message"), "{\"role\":\"assistant\",\"content\":\"U>YZ\"}");
+	assert_json(json_get(json_get(body(f, 1), "usage"), "completion_tokens"), "9");
+}
+
+static void the_most_choices(void **state)
+{
+	struct fixture *f = *state;
+	const cJSON *c;
+	int n = 0;
+
+	assert_int_equal(run_text(f, "{\"custom_id\":\"a\"," COMPLETION "{\"prompt\":\"abc\",\"n\":128}}"), NVLLM_EXIT_OK);
+	for (c = json_get(body(f, 0), "choices")->child; c; c = c->next, n++)
+		assert_true(json_get(c, "index")->valueint == n);
+	assert_int_equal(n, 128);
+}
+
+static void priority_and_salt_reach_the_engine(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(run_text(f, "{\"custom_id\":\"a\"," COMPLETION "{\"prompt\":\"x\",\"priority\":-9,\"cache_salt\":\"s\u00e9\","
+		"\"n\":3}}"), NVLLM_EXIT_OK);
+	assert_true(f->engine.last.priority == -9 && f->engine.last.n == 3);
+	assert_string_equal(f->engine.last_salt, "s\xc3\xa9");
+	assert_true(isnan(f->engine.last.timeout));
+	assert_int_equal(run_text(f, "{\"custom_id\":\"a\"," COMPLETION "{\"prompt\":\"x\",\"priority\":null,\"cache_salt\":null,"
+		"\"n\":null}}"), NVLLM_EXIT_OK);
+	assert_true(f->engine.last.priority == NVLLM_UNSET && f->engine.last.n == NVLLM_UNSET);
+	assert_string_equal(f->engine.last_salt, "");
+}
+
+/* One choice that fails fails its line; one that ran out of time is cut short. */
+static void choices_that_end_badly(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(run_text(f, "{\"custom_id\":\"a\"," COMPLETION "{\"prompt\":\"FAIL\",\"n\":3}}\n"
+		"{\"custom_id\":\"b\"," COMPLETION "{\"prompt\":\"LATE\",\"n\":2}}\n"), NVLLM_EXIT_FAIL);
+	assert_int_equal(status(f, 0), 500);
+	assert_string_equal(text(json_get(json_get(body(f, 0), "error"), "message")), "the fake engine fails");
+	assert_int_equal(status(f, 1), 200);
+	assert_json(json_get(choice(f, 1), "finish_reason"), "\"length\"");
+	assert_json(json_get(choice(f, 1), "stop_reason"), "null");
+}
+
 /* A line, and what is said of it. Between them stand good lines. */
 static const struct { const char *line, *param, *why; } bad_lines[] = {
 	{ "{", NULL, "cannot be read as JSON" },
@@ -128,7 +205,22 @@ static const struct { const char *line, *param, *why; } bad_lines[] = {
 	{ "{\"custom_id\":\"b6\"," COMPLETION "{\"prompt\":\"x\",\"temprature\":0}}", "temprature", "did you mean 'temperature'" },
 	{ "{\"custom_id\":\"b7\"," COMPLETION "{\"prompt\":\"x\",\"logit_bias\":{}}}", "logit_bias", "nothing here takes 'logit_bias'" },
 	{ "{\"custom_id\":\"b8\"," COMPLETION "{\"prompt\":\"x\",\"messages\":[]}}", "messages", "nothing here takes 'messages'" },
-	{ "{\"custom_id\":\"b9\"," COMPLETION "{\"prompt\":\"x\",\"n\":2}}", "n", "nothing here takes n" },
+	{ "{\"custom_id\":\"b9\"," COMPLETION "{\"prompt\":\"x\",\"n\":0}}", "n", "n is 0: it must be a whole number from 1 to 128" },
+	{ "{\"custom_id\":\"n1\"," COMPLETION "{\"prompt\":\"x\",\"n\":-1}}", "n", "n is -1" },
+	{ "{\"custom_id\":\"n2\"," COMPLETION "{\"prompt\":\"x\",\"n\":129}}", "n", "n is 129" },
+	{ "{\"custom_id\":\"n3\"," COMPLETION "{\"prompt\":\"x\",\"n\":1e9}}", "n", "n is 1e9" },
+	{ "{\"custom_id\":\"n4\"," COMPLETION "{\"prompt\":\"x\",\"n\":1000000000}}", "n", "n is 1000000000" },
+	{ "{\"custom_id\":\"n5\"," COMPLETION "{\"prompt\":\"x\",\"n\":1.5}}", "n", "n is 1.5" },
+	{ "{\"custom_id\":\"n6\"," COMPLETION "{\"prompt\":\"x\",\"n\":\"2\"}}", "n", "n is a string" },
+	{ "{\"custom_id\":\"n7\"," CHAT "{\"messages\":[{\"role\":\"u\",\"content\":\"x\"}],\"n\":true}}", "n", "n is true" },
+	{ "{\"custom_id\":\"n8\"," COMPLETION "{\"prompt\":\"x\",\"n\":2,\"best_of\":3}}", "best_of", "nothing here takes best_of" },
+	{ "{\"custom_id\":\"p1\"," COMPLETION "{\"prompt\":\"x\",\"priority\":0.5}}", "priority", "priority is 0.5" },
+	{ "{\"custom_id\":\"p2\"," COMPLETION "{\"prompt\":\"x\",\"priority\":\"high\"}}", "priority", "priority is a string" },
+	{ "{\"custom_id\":\"p3\"," COMPLETION "{\"prompt\":\"x\",\"priority\":-9223372036854775808}}", "priority", "above -2^63" },
+	{ "{\"custom_id\":\"s1\"," COMPLETION "{\"prompt\":\"x\",\"cache_salt\":\"\"}}", "cache_salt", "at least one character" },
+	{ "{\"custom_id\":\"s2\"," COMPLETION "{\"prompt\":\"x\",\"cache_salt\":7}}", "cache_salt", "cache_salt is 7" },
+	{ "{\"custom_id\":\"s3\"," COMPLETION "{\"prompt\":\"x\",\"cache_salt\":[\"a\"]}}", "cache_salt", "an array" },
+	{ "{\"custom_id\":\"s4\"," COMPLETION "{\"prompt\":\"x\",\"timeout\":1}}", "timeout", "nothing here takes 'timeout'" },
 	{ "{\"custom_id\":\"b10\"," COMPLETION "{\"prompt\":\"x\",\"stream\":true}}", "stream", "stream" },
 	{ "{\"custom_id\":\"b11\"," COMPLETION "{\"prompt\":\"x\",\"echo\":true}}", "echo", "echo" },
 	{ "{\"custom_id\":\"b12\"," COMPLETION "{\"prompt\":\"x\",\"presence_penalty\":0.5}}", "presence_penalty", "nothing here" },
@@ -250,7 +342,7 @@ static void zero_bytes_are_refused(void **state)
 /* ---- interruption ---- */
 
 #define THREE "{\"custom_id\":\"a\"," COMPLETION "{\"prompt\":\"one\"}}\n" \
-	"{\"custom_id\":\"b\"," COMPLETION "{\"prompt\":\"HANG two\"}}\n" \
+	"{\"custom_id\":\"b\"," COMPLETION "{\"prompt\":\"HANG two\",\"n\":2}}\n" \
 	"{\"custom_id\":\"c\"," COMPLETION "{\"prompt\":\"three\",\"nonsense\":1}}\n" \
 	"{\"custom_id\":\"d\"," COMPLETION "{\"prompt\":\"HANG four\"}}\n"
 
@@ -481,6 +573,10 @@ int main(void)
 		T(completion_has_what_was_asked_for),
 		T(chat_has_what_was_asked_for),
 		T(defaults_are_those_of_the_api),
+		T(several_choices_are_one_answer),
+		T(the_most_choices),
+		T(priority_and_salt_reach_the_engine),
+		T(choices_that_end_badly),
 		T(bad_lines_harm_no_other),
 		T(engine_errors_are_the_engines),
 		T(no_chat_template_is_said),

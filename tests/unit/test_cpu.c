@@ -240,7 +240,7 @@ static void check_blocks(struct dev *dev, const char *type, int dtype)
 		assert_int_equal(vt->upload(dev->d, &t, 0, 0, rows, raw, dtype,
 			(int64_t)len / rows), 0);
 		if (rows == 2)
-			assert_int_equal(vt->kernels->embed(dev->d, NULL, y, t, &b, 1), 0);
+			assert_int_equal(vt->kernels->embed(dev->d, NULL, y, t, 0, &b, 1), 0);
 		else
 			assert_int_equal(t.dtype, NVLLM_F32);
 		assert_memory_equal(rows == 2 ? y.data : t.data, file + 128, cols * 2 * 4);
@@ -452,8 +452,11 @@ static void refuses_with_a_sentence(void **state)
 	struct nvllm_tensor t = { .rows = 4, .cols = 256, .dtype = NVLLM_Q6_K, .planes = 1 };
 	struct nvllm_tensor x = matrix(2, 64, 0), y = matrix(2, 8, 0), v = matrix(1, 64, 0);
 	struct nvllm_norm norm = { .size = sizeof(norm), .w = v };
+	struct nvllm_logprobs lp = { .size = sizeof(lp), .tokens = (const int32_t[]){ 0, 64 } };
+	struct nvllm_batch one = { .size = sizeof(one), .n_tokens = 2 };
 	struct weight w;
 	struct dev dev;
+	void *data;
 
 	assert_int_equal(open_dev(&dev, 1, AUTO, AUTO), 0);
 #define REFUSED(status, word, call) do { said[0] = 0; assert_int_equal(call, status); \
@@ -465,7 +468,7 @@ static void refuses_with_a_sentence(void **state)
 	REFUSED(NVLLM_EINVAL, "block", vt->store(dev.d, &t));
 	t.dtype = NVLLM_F32, t.cols = 1024, t.rows = INT64_MAX / 1024;
 	REFUSED(NVLLM_EINVAL, "larger", vt->store(dev.d, &t));
-	w = make_weight(&dev, NVLLM_Q8_0, 8, 64);
+	w = make_weight(&dev, NVLLM_Q8_0, 8, 64), data = w.t.data;
 	REFUSED(NVLLM_EINVAL, "upload", vt->upload(dev.d, &w.t, 0, 6, 3, x.data, NVLLM_Q8_0, 68));
 	REFUSED(NVLLM_EINVAL, "upload", vt->upload(dev.d, &w.t, 1, 0, 1, x.data, NVLLM_Q8_0, 68));
 	REFUSED(NVLLM_ENOTSUP, "turn", vt->upload(dev.d, &w.t, 0, 0, 1, x.data, NVLLM_F32, 256));
@@ -483,6 +486,18 @@ static void refuses_with_a_sentence(void **state)
 	REFUSED(NVLLM_ENOTSUP, "norm", vt->kernels->norm(dev.d, NULL, x, x, &norm));
 	REFUSED(NVLLM_ENOTSUP, "activation", vt->kernels->glu(dev.d, NULL, y, x, 9));
 	REFUSED(NVLLM_EINVAL, "glu", vt->kernels->glu(dev.d, NULL, y, x, NVLLM_SILU));
+	lp.targets = (const int32_t[]){ 0, -2 };
+	REFUSED(NVLLM_EINVAL, "target 64", vt->kernels->logprobs(dev.d, NULL, x, &lp));
+	lp.tokens = (const int32_t[]){ 0, -1 };
+	REFUSED(NVLLM_EINVAL, "target -1", vt->kernels->logprobs(dev.d, NULL, x, &lp));
+	lp.targets = (const int32_t[]){ 0, -3 };
+	REFUSED(NVLLM_EINVAL, "target -3", vt->kernels->logprobs(dev.d, NULL, x, &lp));
+	lp.targets = (const int32_t[]){ 64, -1 };
+	REFUSED(NVLLM_EINVAL, "target 64", vt->kernels->logprobs(dev.d, NULL, x, &lp));
+	w.t.data = NULL;
+	REFUSED(NVLLM_EINVAL, "lies at", vt->kernels->linear(dev.d, NULL, y, x, w.t, NULL, 0));
+	w.t.data = data;
+	REFUSED(NVLLM_EINVAL, "embed", vt->kernels->embed(dev.d, NULL, x, w.t, -1, &one, 1));
 	REFUSED(NVLLM_EINVAL, "index", vt->kernels->rows(dev.d, NULL, x, x, (const int32_t[]){ 0,
 		2 }));
 	free_weight(&dev, &w);
@@ -533,6 +548,13 @@ int main(void)
 		cmocka_unit_test(info_keeps_to_its_size),
 		cmocka_unit_test(kernels_are_right),
 		cmocka_unit_test(other_rows_do_not_meet),
+		cmocka_unit_test(linear_gives_the_same_bits),
+		cmocka_unit_test(kernels_give_the_same_bits),
+		cmocka_unit_test(tables_come_in_slices),
+		cmocka_unit_test(products_come_in_slices),
+		cmocka_unit_test(vectors_come_in_pieces),
+		cmocka_unit_test(nothing_is_a_share_too),
+		cmocka_unit_test(ranks_share_the_cores),
 		cmocka_unit_test(advance_closes_a_step),
 		cmocka_unit_test(parallel_for_covers_once),
 		cmocka_unit_test(refuses_with_a_sentence),

@@ -22,6 +22,7 @@ enum { AUTO, F32, Q8, Q16 };    /* isa auto is 0 as well */
 
 extern const struct nvllm_device_vt *vt;
 extern char said[512]; /* the newest refusal */
+extern int32_t world;  /* ranks of the group that open_dev tells of */
 
 struct test_host {
 	struct nvllm_host h;
@@ -58,11 +59,26 @@ struct weight {
 extern const int dtypes[6];
 int  is_blocks(int dtype);
 struct weight make_weight(struct dev *, int dtype, int64_t rows, int64_t cols);
+/* The same from rows that exist, `stride` bytes apart. */
+uint8_t *random_weight(int dtype, int64_t rows, int64_t cols);
+struct weight put_weight(struct dev *, int dtype, int64_t rows, int64_t cols, const uint8_t *raw,
+	int64_t stride);
 void free_weight(struct dev *, struct weight *);
 
 /* test_cpu_kernels.c */
 void kernels_are_right(void **state);
 void other_rows_do_not_meet(void **state);
 void advance_closes_a_step(void **state);
+
+/* test_cpu_same.c */
+void linear_gives_the_same_bits(void **state);
+void kernels_give_the_same_bits(void **state);
+
+/* test_cpu_share.c */
+void tables_come_in_slices(void **state);
+void products_come_in_slices(void **state);
+void vectors_come_in_pieces(void **state);
+void nothing_is_a_share_too(void **state);
+void ranks_share_the_cores(void **state);
 
 #endif

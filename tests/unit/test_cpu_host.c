@@ -11,6 +11,7 @@ struct setting { int64_t threads; int isa, activations; };
 static const struct nvllm_component *component;
 const struct nvllm_device_vt *vt;
 char said[512];
+int32_t world = 1;
 uint64_t seed = 1;
 
 static void host_log(const struct nvllm_host *h, int level, const char *fmt, ...)
@@ -60,7 +61,7 @@ int open_dev(struct dev *dev, int threads, int isa, int activations)
 	fill_conf(conf, &s);
 	memset(dev, 0, sizeof(*dev));
 	dev->host.h = (struct nvllm_host){ .size = sizeof(dev->host.h), .abi = NVLLM_ABI,
-		.world = 1,
+		.world = world,
 		.log = host_log, .fail = host_fail, .alloc = host_alloc };
 	return vt->create(&dev->host.h, 0, conf, &dev->d);
 }
@@ -194,7 +195,7 @@ int is_blocks(int dtype)
 }
 
 /* Random bytes that make finite numbers of a usual size. */
-static uint8_t *random_weight(int dtype, int64_t rows, int64_t cols)
+uint8_t *random_weight(int dtype, int64_t rows, int64_t cols)
 {
 	const int64_t bytes = rows * nvllm_row_bytes(dtype, cols);
 	int64_t block, size = 0;
@@ -218,11 +219,11 @@ static uint8_t *random_weight(int dtype, int64_t rows, int64_t cols)
 	return p;
 }
 
-struct weight make_weight(struct dev *dev, int dtype, int64_t rows, int64_t cols)
+struct weight put_weight(struct dev *dev, int dtype, int64_t rows, int64_t cols,
+	const uint8_t *raw, int64_t stride)
 {
-	uint8_t *raw = random_weight(dtype, rows, cols);
 	struct weight w = { .t = { .rows = rows, .cols = cols, .dtype = dtype, .planes = 1 } };
-	const int64_t stride = nvllm_row_bytes(dtype, cols), cut = rows / 3;
+	const int64_t cut = rows / 3;
 	int64_t bytes = vt->store(dev->d, &w.t);
 
 	assert_true(bytes >= rows * cols / 2);
@@ -232,9 +233,17 @@ struct weight make_weight(struct dev *dev, int dtype, int64_t rows, int64_t cols
 	assert_int_equal(vt->upload(dev->d, &w.t, 0, 0, cut, raw, dtype, stride), 0);
 	assert_int_equal(vt->upload(dev->d, &w.t, 0, cut, rows - cut, raw + cut * stride, dtype,
 		stride), 0);
-	w.value = malloc((size_t)(rows * cols) * sizeof(double));
+	w.value = malloc((size_t)(rows * cols + 1) * sizeof(double));
 	for (int64_t i = 0; i < rows * cols; i++)
 		w.value[i] = element(dtype, raw + i / cols * stride, i % cols);
+	return w;
+}
+
+struct weight make_weight(struct dev *dev, int dtype, int64_t rows, int64_t cols)
+{
+	uint8_t *raw = random_weight(dtype, rows, cols);
+	struct weight w = put_weight(dev, dtype, rows, cols, raw, nvllm_row_bytes(dtype, cols));
+
 	free(raw);
 	return w;
 }

@@ -15,7 +15,7 @@ static void check_embed(struct dev *dev)
 		struct nvllm_tensor y = matrix(5, 96, 2);
 
 		poison(y);
-		assert_int_equal(vt->kernels->embed(dev->d, NULL, y, w.t, &b, 2.5), 0);
+		assert_int_equal(vt->kernels->embed(dev->d, NULL, y, w.t, 0, &b, 2.5), 0);
 		for (int k = 0; k < 5 * 96; k++)
 			check_near(at(y, k / 96)[k % 96], 2.5 * w.value[rows[k / 96] * 96 + k % 96],
 				1e-6 * (1 + fabs(w.value[rows[k / 96] * 96 + k % 96])));
@@ -152,9 +152,10 @@ static int before(const float *x, int64_t a, int64_t b)
 static void check_logprobs(struct dev *dev, int64_t rows, int64_t vocab, int n_top)
 {
 	struct nvllm_tensor x = matrix(rows, vocab, 5);
-	int32_t targets[128], ranks[128], *ids = malloc((size_t)(rows * n_top + 1) * 4);
+	int32_t targets[128], given[128], tokens[128], ranks[128], *ids = malloc((size_t)(rows * n_top + 1) * 4);
 	float got[128], *tops = malloc((size_t)(rows * n_top + 1) * 4);
-	struct nvllm_logprobs lp = { .size = sizeof(lp), .n_top = n_top, .targets = targets,
+	struct nvllm_logprobs lp = { .size = sizeof(lp), .n_top = n_top, .targets = given,
+		.tokens = tokens,
 		.target_logprob = got, .target_rank = ranks, .top_ids = ids, .top_logprobs = tops };
 
 	for (int64_t i = 0; i < rows; i++) {
@@ -166,6 +167,10 @@ static void check_logprobs(struct dev *dev, int64_t rows, int64_t vocab, int n_t
 	}
 	if (rows > 1)
 		targets[1] = -1;
+	for (int64_t i = 0; i < rows; i++) { /* told, or what was drawn */
+		given[i] = i % 3 == 2 ? -2 : targets[i];
+		tokens[i] = i % 3 == 2 ? targets[i] : INT32_MAX;
+	}
 	assert_int_equal(vt->kernels->logprobs(dev->d, NULL, x, &lp), 0);
 	for (int64_t i = 0; i < rows; i++) {
 		double sum = 0, log_sum;
