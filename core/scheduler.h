@@ -37,7 +37,7 @@ enum sched_order { SCHED_ARRIVAL = 0, SCHED_LONGEST_FIRST };
 struct seq {
 	int32_t *tokens;        /* [n_max]: prompt, then output so far */
 	int32_t n_prompt;
-	int32_t n_max;          /* prompt and the longest answer */
+	int32_t n_max;          /* prompt and the longest answer, of one token at least */
 	int32_t *pages;         /* [pages of n_max tokens]: room for its page numbers */
 	bool all_logits;        /* every prompt row makes logits (prompt_logprobs); false again once they did */
 	uint64_t salt;

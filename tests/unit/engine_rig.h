@@ -44,8 +44,10 @@ static void rig_token(struct answer *a, const struct nvllm_token *t)
 		return;
 	a->ids[a->n] = t->id;
 	a->logprob[a->n] = t->logprob;
-	memcpy(a->top_ids[a->n], t->top_ids, (size_t)t->n_top * sizeof(*t->top_ids));
-	memcpy(a->top[a->n], t->top_logprobs, (size_t)t->n_top * sizeof(*t->top_logprobs));
+	for (int32_t i = 0; i < t->n_top && i < RIG_TOP; i++) {
+		a->top_ids[a->n][i] = t->top_ids[i];
+		a->top[a->n][i] = t->top_logprobs[i];
+	}
 	a->n++;
 }
 

@@ -101,6 +101,13 @@ static void baseline(struct fixture *f, const char *const *model)
 	nvllm_close(e);
 }
 
+static inline bool quick(void)
+{
+	const char *s = getenv("NVLLM_GOLDEN"); /* "short" under sanitizers */
+
+	return s && !strcmp(s, "short");
+}
+
 static void make(struct fixture *f, int n)
 {
 	f->n = n;

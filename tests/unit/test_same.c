@@ -30,13 +30,6 @@ static const struct arm bitwise[] = {
 		NULL }, .n_pages = 30 },
 };
 
-static bool quick(void)
-{
-	const char *s = getenv("NVLLM_GOLDEN"); /* "short" under sanitizers */
-
-	return s && !strcmp(s, "short");
-}
-
 static void test_tiny_bitwise(void **state)
 {
 	struct fixture f = { .model = { TINY, "engine.max_model_len=256", "attention.page_tokens=8", "device.threads=1", NULL },
@@ -45,12 +38,12 @@ static void test_tiny_bitwise(void **state)
 
 	tiny_prompts(&f);
 	baseline(&f, f.model);
-	for (size_t i = 0; i < sizeof(bitwise) / sizeof(*bitwise); i++)
+	for (size_t i = 0; i < sizeof(bitwise) / sizeof(*bitwise); i += quick() ? 3 : 1)
 		run_arm(&f, &bitwise[i], &s);
 	/* the rule holds for each attention plugin on its own */
 	f.model[4] = "attention.plugin=naive";
 	baseline(&f, f.model);
-	for (size_t i = 0; i < sizeof(bitwise) / sizeof(*bitwise); i += quick() ? 5 : 3)
+	for (size_t i = 0; i < sizeof(bitwise) / sizeof(*bitwise); i += quick() ? 8 : 3)
 		run_arm(&f, &bitwise[i], &s);
 	drop(&f);
 }
