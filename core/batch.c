@@ -161,20 +161,16 @@ static int admit(struct batch *b, struct rank *r, const struct sched_entry *e, i
 	return rc;
 }
 
-int batch_build(struct batch *b, struct rank *r, const struct sched_step *st, int32_t bucket, int32_t flight,
-	bool host_view)
+void batch_lay_out(struct batch *b, const struct sched_step *st, int32_t bucket, int32_t flight, bool host_view)
 {
 	int32_t row = 0, longest = 0;
-	int rc = NVLLM_OK;
 
 	open_staging(b, flight, host_view);
 	b->q_start[0] = 0;
-	for (int32_t i = 0; i < st->n_seqs && !rc; i++) {
+	for (int32_t i = 0; i < st->n_seqs; i++) {
 		lay_entry(b, &st->entry[i], i, row);
 		row = b->q_start[i + 1];
 		longest = b->kv_len[i] > longest ? b->kv_len[i] : longest;
-		if (st->entry[i].admitted)
-			rc = admit(b, r, &st->entry[i], i);
 	}
 	if (bucket)
 		pad(b, st->n_seqs, bucket);
@@ -182,6 +178,14 @@ int batch_build(struct batch *b, struct rank *r, const struct sched_step *st, in
 	b->pub.n_seqs = bucket ? bucket : st->n_seqs;
 	b->pub.n_logits = bucket ? bucket : st->n_logits;
 	b->pub.max_kv_len = bucket ? b->max_len : longest; /* a graph must know no step's own */
-	return rc ? rc : r->dvt->copy(r->dev, r->dvt->stream(r->dev), b->device, b->staging + flight * b->staging_bytes,
-		b->bytes);
+}
+
+int batch_copy(struct batch *b, struct rank *r, const struct sched_step *st)
+{
+	int rc = NVLLM_OK;
+
+	for (int32_t i = 0; i < st->n_seqs && !rc; i++)
+		if (st->entry[i].admitted)
+			rc = admit(b, r, &st->entry[i], i);
+	return rc ? rc : r->dvt->copy(r->dev, r->dvt->stream(r->dev), b->device, b->tokens, b->bytes);
 }

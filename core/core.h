@@ -26,6 +26,11 @@ int  fail(int status, const char *fmt, ...) __attribute__((format(printf, 2, 3))
 int  vfail(int status, const char *fmt, va_list ap) __attribute__((format(printf, 2, 0)));
 /* The same, with the sentence so far put after a new beginning: "qwen.ini:3: " + old. */
 int  fail_prefix(int status, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* For small things while the engine is opened. */
+static inline int out_of_memory(void)
+{
+	return fail(NVLLM_ENOMEM, "out of memory while opening the engine: close other programs, or add memory");
+}
 const char *fail_text(void); /* "" = none */
 void fail_clear(void);
 

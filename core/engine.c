@@ -23,6 +23,19 @@ static void unlink_request(struct nvllm_engine *e, struct request *q)
 		}
 }
 
+/* What the scheduler counts. With the lock held. */
+static void take_counts(struct nvllm_engine *e)
+{
+	struct sched_counts c;
+
+	sched_count(e->sched, &c);
+	e->stats.running = c.running;
+	e->stats.waiting = c.waiting;
+	e->stats.pages_used = c.pages_used;
+	e->stats.pages_cached = c.pages_cached;
+	e->stats.preempted = c.preempted;
+}
+
 /* The choice had its last event: its pages back; with the last one, the request goes. */
 static void retire(struct nvllm_engine *e, struct choice *c, int64_t *counter)
 {
@@ -31,8 +44,7 @@ static void retire(struct nvllm_engine *e, struct choice *c, int64_t *counter)
 	sched_remove(e->sched, &c->seq);
 	pthread_mutex_lock(&e->lock);
 	++*counter;
-	e->stats.prompt_tokens += c->seq.n_prompt;
-	e->stats.cached_tokens += c->seq.n_cached;
+	take_counts(e);
 	if (!q->n_left) {
 		unlink_request(e, q);
 		e->n_deadlines -= q->deadline != 0;
@@ -119,15 +131,25 @@ static int land_rank(void *arg, int32_t rank)
 	return rc;
 }
 
-/* First rows of a choice: its start time. */
-static void begin(const struct sched_step *st)
+/* A step was issued: what it says of those it is the first of, and of the engine's work. */
+static void count_issued(struct nvllm_engine *e, const struct sched_step *st)
 {
+	int64_t now = now_ns();
+
+	pthread_mutex_lock(&e->lock);
+	e->stats.computed_tokens += st->n_tokens;
+	e->stats.steps++;
+	e->stats.graph_steps = e->ranks[0].graph_steps;
 	for (int32_t i = 0; i < st->n_seqs; i++) {
 		struct choice *c = choice_of(st->entry[i].seq);
 
-		if (!c->t_start)
-			c->t_start = now_ns();
+		if (c->t_start)
+			continue;
+		c->t_start = now;
+		e->stats.prompt_tokens += c->seq.n_prompt;
+		e->stats.cached_tokens += c->seq.n_cached;
 	}
+	pthread_mutex_unlock(&e->lock);
 }
 
 /* Issues steps as far ahead as may be. After one that failed, no more until it has had its
@@ -142,15 +164,10 @@ static void issue(struct nvllm_engine *e)
 		host_step(false);
 		if (!s.st)
 			return;
-		begin(s.st);
+		count_issued(e, s.st);
 		e->broken = group_run(e->group, issue_rank, &s);
 		if (e->broken)
 			snprintf(e->broken_why, sizeof(e->broken_why), "%s", fail_text());
-		pthread_mutex_lock(&e->lock);
-		e->stats.computed_tokens += s.st->n_tokens;
-		e->stats.steps++;
-		e->stats.graph_steps = e->ranks[0].graph_steps;
-		pthread_mutex_unlock(&e->lock);
 	}
 }
 
@@ -177,6 +194,11 @@ static void commit(struct nvllm_engine *e, const struct sched_step *st)
 /* The step failed: everything in it ends with the sentence, the rest goes on. */
 static void give_up(struct nvllm_engine *e, const struct sched_step *st, int status, const char *why)
 {
+	if (status == NVLLM_ECOMM) { /* a group does not come back */
+		pthread_mutex_lock(&e->lock);
+		snprintf(e->dead, sizeof(e->dead), "%s", why);
+		pthread_mutex_unlock(&e->lock);
+	}
 	log_line(NVLLM_LOG_ERROR, NULL, "a step failed, its %d sequences end: %s", st->n_seqs, why);
 	for (int32_t i = 0; i < st->n_seqs; i++) {
 		struct choice *c = st->entry[i].seq ? choice_of(st->entry[i].seq) : NULL;
@@ -228,20 +250,6 @@ static bool run_step(struct nvllm_engine *e)
 	return true;
 }
 
-static void take_counts(struct nvllm_engine *e)
-{
-	struct sched_counts c;
-
-	sched_count(e->sched, &c);
-	pthread_mutex_lock(&e->lock);
-	e->stats.running = c.running;
-	e->stats.waiting = c.waiting;
-	e->stats.pages_used = c.pages_used;
-	e->stats.pages_cached = c.pages_cached;
-	e->stats.preempted = c.preempted;
-	pthread_mutex_unlock(&e->lock);
-}
-
 static void *loop(void *arg)
 {
 	struct nvllm_engine *e = arg;
@@ -258,7 +266,9 @@ static void *loop(void *arg)
 		if (stop || cancels)
 			end_early(e, stop);
 		quiet = stop || !run_step(e);
+		pthread_mutex_lock(&e->lock);
 		take_counts(e);
+		pthread_mutex_unlock(&e->lock);
 	}
 	/* whatever is still in flight is nobody's: let it land before memory goes */
 	while (sched_in_flight(e->sched))
@@ -303,6 +313,13 @@ static int submit(struct nvllm_engine *e, const struct nvllm_request *r, uint64_
 	if (rc)
 		return rc;
 	pthread_mutex_lock(&e->lock);
+	if (e->stop || *e->dead) {
+		rc = e->stop ? fail(NVLLM_ECANCEL, "the engine is closing: no request is taken any more") :
+			fail(NVLLM_ECOMM, "the ranks have lost each other and cannot go on: start nvllm again (%s)", e->dead);
+		pthread_mutex_unlock(&e->lock);
+		request_destroy(q);
+		return rc;
+	}
 	request_name(e, q, ++e->last_id);
 	*id = q->id;
 	*e->inbox_tail = q;

@@ -23,6 +23,8 @@
 #include "scheduler.h"
 
 #define MAX_TOP 20       /* most log probabilities listed for one token */
+#define MAX_STOPS 1024   /* stop texts of a request */
+#define MAX_STOP_BYTES (1 << 16)
 
 /* Where the next array may begin in device memory. */
 static inline int64_t align256(int64_t bytes) { return (bytes + 255) & ~(int64_t)255; }
@@ -128,11 +130,11 @@ struct batch {
 int64_t batch_init(struct batch *, int32_t max_tokens, int32_t max_seqs, int32_t max_logits,
 	int32_t max_pages, int32_t page_tokens);
 void batch_place(struct batch *, void *device, void *staging);
-/* Lays out one step of the scheduler, padded to `bucket` decode rows (0 = not), and copies
- * it, and the state of newly taken slots, to the device. host_view: plan() may read the
- * staging. */
-int  batch_build(struct batch *, struct rank *, const struct sched_step *, int32_t bucket, int32_t flight,
-	bool host_view);
+/* Lays out one step of the scheduler in the flight's staging, padded to `bucket` decode rows
+ * (0 = not), and sets b->pub. host_view: plan() may read the staging. */
+void batch_lay_out(struct batch *, const struct sched_step *, int32_t bucket, int32_t flight, bool host_view);
+/* Copies it, and the state of newly taken slots, to the device. */
+int  batch_copy(struct batch *, struct rank *, const struct sched_step *);
 
 /* Results of a step, one entry a logits row. */
 struct step_out {
@@ -181,6 +183,7 @@ struct rank {
 /* ---- rank.c: one rank's parts, made and unmade ---- */
 struct opening;
 int  rank_open_device(struct opening *, struct rank *);
+void rank_drop_device(struct rank *); /* another will be opened */
 int  rank_open_model(struct opening *, struct rank *);
 /* Cuts the model for this rank, and binds it dry: names and shapes of its share of every
  * weight, and the bytes they take. Raises o->ffn_unit where a cut parts a block. */
@@ -197,7 +200,8 @@ struct group;
 struct group *group_create(int32_t world);
 void group_destroy(struct group *); /* NULL is legal */
 /* Calls fn(arg, rank) for every rank at once; returns when all are done: the status of the
- * first rank that failed, with its sentence. Only one thread may call it at a time. */
+ * rank that failed (of several, one that did not only wait for another), with its
+ * sentence. Only one thread may call it at a time. */
 int  group_run(struct group *, int (*fn)(void *arg, int32_t rank), void *arg);
 /* Makes the collectives of the engine's ranks. */
 int  group_connect(struct nvllm_engine *, const struct nvllm_component *, const void *conf);
@@ -309,6 +313,7 @@ struct nvllm_engine {
 	uint64_t last_id;
 	bool stop, cancels;
 	int64_t n_deadlines;                     /* live requests with one */
+	char dead[1024];                         /* why no step can ever run again; "" = it can */
 	struct nvllm_stats stats;
 	/* for nvllm_open(): */
 	struct conf *conf;

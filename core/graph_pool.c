@@ -92,7 +92,7 @@ int32_t graph_pool_bucket(const struct graph_pool *p, int32_t n_seqs)
 {
 	for (int i = 0; n_seqs > 0 && i < p->n; i++)
 		if (p->sizes[i] >= n_seqs)
-			return p->buckets[i].eager ? 0 : p->sizes[i];
+			return p->sizes[i];
 	return 0;
 }
 

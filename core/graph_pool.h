@@ -19,8 +19,8 @@ struct graph_pool *graph_pool_create(const struct nvllm_device_ref *, nvllm_stre
 	const int64_t *sizes, int64_t n_sizes, int32_t max_seqs);
 /* Frees the graphs; before the group's comms and the device go. NULL is legal. [setup] */
 void graph_pool_destroy(struct graph_pool *);
-/* The smallest size that holds n_seqs decode rows; 0 = none: run eagerly, unpadded. Also 0
- * for a bucket whose recording failed. [step] */
+/* The smallest size that holds n_seqs decode rows; 0 = none: run eagerly, unpadded. A bucket
+ * whose recording failed runs eagerly, and padded all the same: the other ranks pad. [step] */
 int32_t graph_pool_bucket(const struct graph_pool *, int32_t n_seqs);
 /* The sizes there are, ascending; returns how many. For capture = startup. [setup] */
 int graph_pool_sizes(const struct graph_pool *, const int32_t **sizes);

@@ -107,6 +107,20 @@ void group_destroy(struct group *g)
 	free(g);
 }
 
+/* One that only waited in vain for another is not the cause. */
+static int first_failure(const struct group *g)
+{
+	const struct worker *hit = NULL;
+
+	for (int32_t i = 0; i < g->world; i++) {
+		const struct worker *w = &g->worker[i];
+
+		if (w->status && (!hit || (hit->status == NVLLM_ECOMM && w->status != NVLLM_ECOMM)))
+			hit = w;
+	}
+	return hit ? fail(hit->status, "rank %d: %s", hit->rank, hit->why) : NVLLM_OK;
+}
+
 int group_run(struct group *g, int (*fn)(void *, int32_t), void *arg)
 {
 	if (g->world == 1)
@@ -123,10 +137,7 @@ int group_run(struct group *g, int (*fn)(void *, int32_t), void *arg)
 	while (g->n_busy)
 		pthread_cond_wait(&g->done, &g->lock);
 	pthread_mutex_unlock(&g->lock);
-	for (int32_t i = 0; i < g->world; i++)
-		if (g->worker[i].status)
-			return fail(g->worker[i].status, "rank %d: %s", i, g->worker[i].why);
-	return NVLLM_OK;
+	return first_failure(g);
 }
 
 /* ---- collectives ---- */
@@ -157,7 +168,7 @@ int group_connect(struct nvllm_engine *e, const struct nvllm_component *comp, co
 		e->ranks[i].cvt = comp->vt;
 		e->ranks[i].host_comm = host_create(who, i, e->tp);
 		if (!e->ranks[i].host_comm)
-			return fail(NVLLM_ENOMEM, "no memory");
+			return out_of_memory();
 	}
 	rc = e->ranks[0].cvt->make_id(e->ranks[0].host_comm, c.id);
 	return rc ? rc : group_run(e->group, connect_rank, &c);

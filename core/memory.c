@@ -35,15 +35,16 @@ static int fit_pages(struct opening *o, struct rank *r, int64_t *n_pages)
 {
 	struct nvllm_engine *e = o->e;
 	int64_t pt = r->layout.page_tokens, per_seq = (e->set.max_model_len + pt - 1) / pt;
-	int64_t rest = o->budget - r->weight_bytes - r->work_bytes;
+	int64_t rest = o->budget - r->weight_bytes - r->work_bytes - 256 * r->arch.n_layers, short_by;
 	int64_t fits = r->page_bytes && rest / r->page_bytes < INT32_MAX / pt ? rest / r->page_bytes : INT32_MAX / pt;
 
+	short_by = per_seq * r->page_bytes - rest;
 	if (rest < 0 || fits < 1 || (o->len_asked && fits < per_seq))
 		return fail(NVLLM_ENOMEM, "not enough memory for one request of %lld tokens: weights %.1f MiB, workspace %.1f MiB "
-			"and KV %.1f MiB make %.1f MiB, the budget is %.1f MiB%s. Raise [engine] memory, or lower max_model_len%s, "
+			"and KV %.1f MiB make %.1f MiB, the budget is %.1f MiB%s, too little by %lld KiB. Raise [engine] memory, or lower max_model_len%s, "
 			"max_tokens or max_seqs", (long long)e->set.max_model_len, mib(r->weight_bytes), mib(r->work_bytes),
 			mib(per_seq * r->page_bytes), mib(r->weight_bytes + r->work_bytes + per_seq * r->page_bytes), mib(o->budget),
-			e->tp > 1 ? " for each rank" : "", fits > 0 ? " (what fits is less)" : "");
+			e->tp > 1 ? " for each rank" : "", (long long)((short_by + 1023) / 1024), fits > 0 ? " (what fits is less)" : "");
 	*n_pages = *n_pages < fits ? *n_pages : fits;
 	return NVLLM_OK;
 }
@@ -69,7 +70,8 @@ static int count_pages(struct opening *o)
 	n = n < per_seq * e->set.max_seqs ? n : per_seq * e->set.max_seqs;
 	for (int32_t i = 0; i < e->tp; i++) {
 		e->ranks[i].n_pages = n;
-		e->ranks[i].kv_bytes = n * e->ranks[i].page_bytes;
+		for (int k = 0; k < e->ranks[i].arch.n_layers; k++)
+			e->ranks[i].kv_bytes += layer_bytes(&e->ranks[i], k);
 	}
 	return NVLLM_OK;
 }
@@ -114,7 +116,7 @@ static int get(struct rank *r, void **out, int64_t bytes, const char *what)
 static int make_flights(const struct nvllm_engine *e, struct rank *r)
 {
 	int64_t out = step_out_bytes(e->max_logits), bytes = (out + r->batch.staging_bytes) * r->n_flights;
-	bool pinned = NVLLM_HAS(r->dvt, host_alloc) && r->dvt->host_alloc;
+	bool pinned = NVLLM_HAS(r->dvt, host_free) && r->dvt->host_alloc;
 	int rc = NVLLM_OK;
 
 	r->host_mem = pinned ? r->dvt->host_alloc(r->dev, bytes) : calloc(1, (size_t)bytes);
@@ -148,11 +150,11 @@ static int allocate_rank(const struct nvllm_engine *e, struct rank *r)
 	step_out_place(&r->dev_out, r->out_mem, e->max_logits);
 	r->kv = calloc((size_t)r->arch.n_layers, sizeof(*r->kv));
 	if (!r->kv)
-		return fail(NVLLM_ENOMEM, "no memory");
+		return out_of_memory();
 	at = r->kv_mem;
 	for (int i = 0; i < r->arch.n_layers; i++) {
 		r->kv[i] = r->layout.layer_bytes[i] ? at : NULL;
-		at += layer_stride(r, i) * r->n_pages;
+		at += layer_bytes(r, i);
 	}
 	return r->avt->attach(r->attn, r->kv, r->n_pages, r->attn_work);
 }

@@ -58,7 +58,7 @@ static int make_ranks(struct nvllm_engine *e)
 	e->tp = (int32_t)e->set.tp;
 	e->ranks = calloc((size_t)e->tp, sizeof(*e->ranks));
 	if (!e->ranks)
-		return fail(NVLLM_ENOMEM, "no memory");
+		return out_of_memory();
 	for (int32_t i = 0; i < e->tp; i++) {
 		e->ranks[i].index = i;
 		e->ranks[i].world = e->tp;
@@ -88,8 +88,7 @@ static int open_device(struct opening *o)
 			rc = make_device(o, comp);
 		if (rc && r->host_dev) {
 			log_line(NVLLM_LOG_INFO, NULL, "no cuda device (%s): using the cpu", fail_text());
-			host_destroy(r->host_dev);
-			r->host_dev = NULL;
+			rank_drop_device(r);
 		}
 		w = "cpu";
 	}
@@ -227,6 +226,21 @@ static int open_models(struct opening *o)
 	return rc;
 }
 
+/* The ranks' threads, and the collectives between them. */
+static int open_group(struct opening *o)
+{
+	struct nvllm_engine *e = o->e;
+	int rc;
+
+	e->group = group_create(e->tp);
+	if (!e->group)
+		return NVLLM_ENOMEM;
+	if (e->tp == 1)
+		return NVLLM_OK;
+	rc = group_connect(e, o->comm, o->comm_conf);
+	return rc ? fail_prefix(rc, "[engine] tp = %d: ", e->tp) : NVLLM_OK;
+}
+
 /* How many steps may be queued before their tokens are known. */
 static int32_t run_ahead(const struct opening *o)
 {
@@ -271,6 +285,7 @@ static int open_chat(struct opening *o)
 	const struct nvllm_str *s;
 	const char *w = word(o, "chat");
 	struct word_settings core;
+	int rc;
 
 	if (!strcmp(w, "auto")) {
 		if (e->source->ref.vt->array(e->source->ref.loader, "tokenizer.chat_template", &t) || t.type != NVLLM_ARRAY_STR || t.n < 1)
@@ -285,9 +300,8 @@ static int open_chat(struct opening *o)
 		return NVLLM_ENOENT;
 	e->chat_vt = o->chat->vt;
 	e->host_chat = host_for("chat", o->chat);
-	if (section_fill(o->c, "chat", &core, o->chat, &o->chat_conf))
-		return NVLLM_EINVAL;
-	return e->chat_vt->open(e->host_chat, &e->source->ref, e->source->path, o->chat_conf, &e->chat);
+	rc = e->host_chat ? section_fill(o->c, "chat", &core, o->chat, &o->chat_conf) : out_of_memory();
+	return rc ? rc : e->chat_vt->open(e->host_chat, &e->source->ref, e->source->path, o->chat_conf, &e->chat);
 }
 
 static void add_eos(struct nvllm_engine *e, int32_t id)
@@ -325,12 +339,12 @@ static int open_sched(struct opening *o)
 	e->cache_vt = o->cache->vt;
 	e->host_cache = host_for("cache", o->cache);
 	if (!e->host_cache)
-		return fail(NVLLM_ENOMEM, "no memory");
+		return out_of_memory();
 	rc = e->cache_vt->create(e->host_cache, r->n_pages, r->layout.page_tokens, o->cache_conf, &e->cache);
 	if (rc)
 		return rc;
 	e->sched = sched_create(&lim, e->cache_vt, e->cache);
-	return e->sched ? NVLLM_OK : fail(NVLLM_ENOMEM, "no memory");
+	return e->sched ? NVLLM_OK : out_of_memory();
 }
 
 static int open_graphs(void *arg, int32_t rank)
@@ -348,13 +362,6 @@ static int load(struct opening *o)
 
 	for (int32_t i = 0; i < e->tp && !rc; i++)
 		rc = rank_load_weights(o, &e->ranks[i]);
-	if (rc)
-		return rc;
-	e->group = group_create(e->tp);
-	if (!e->group)
-		return NVLLM_ENOMEM;
-	if (e->tp > 1)
-		rc = group_connect(e, o->comm, o->comm_conf);
 	return rc ? rc : group_run(e->group, open_graphs, o);
 }
 
@@ -426,6 +433,8 @@ static int prepare(struct opening *o)
 	if (!rc)
 		rc = open_models(o);
 	if (!rc)
+		rc = open_group(o);
+	if (!rc)
 		rc = open_backends(o);
 	if (!rc)
 		rc = open_chat(o);
@@ -452,7 +461,7 @@ int engine_open(struct conf *c, struct plugins *pl, unsigned flags, struct nvllm
 
 	*out = NULL;
 	if (!e)
-		return fail(NVLLM_ENOMEM, "no memory");
+		return out_of_memory();
 	e->plugins = pl;
 	e->conf = c;
 	rc = prepare(&o);

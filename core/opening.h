@@ -22,10 +22,10 @@ struct opening {
 
 static inline double mib(int64_t bytes) { return (double)bytes / (1 << 20); }
 
-/* Bytes from one page of a layer to the next. */
-static inline int64_t layer_stride(const struct rank *r, int layer)
+/* Bytes of all pages of a layer. */
+static inline int64_t layer_bytes(const struct rank *r, int layer)
 {
-	return (r->layout.layer_bytes[layer] + 63) & ~(int64_t)63;
+	return align256(r->layout.layer_bytes[layer] * r->n_pages);
 }
 
 /* memory.c: how large everything is on each rank, and refusing what does not fit; then

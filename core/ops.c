@@ -82,7 +82,7 @@ static void sum(struct engine_step *s, struct nvllm_tensor y)
 		return;
 	rc = r->cvt->all_reduce(r->comm, r->dvt->stream(r->dev), y);
 	if (rc)
-		kernel_failed(s, rc, "all_reduce");
+		kernel_failed(s, rc, "group");
 }
 
 /* Puts the ranks' columns x side by side in y, likewise. */
@@ -95,7 +95,7 @@ static void gather(struct engine_step *s, struct nvllm_tensor y, struct nvllm_te
 		return;
 	rc = r->cvt->all_gather(r->comm, r->dvt->stream(r->dev), y, x);
 	if (rc)
-		kernel_failed(s, rc, "all_gather");
+		kernel_failed(s, rc, "group");
 }
 
 /* Is a product with w one rank's share of a sum? */

@@ -122,9 +122,12 @@ static int check_counts(const struct nvllm_engine *e, int64_t n_prompt, struct n
 		return fail(NVLLM_EINVAL, "logprobs is %lld: it must be 0 to %d", (long long)p->logprobs, MAX_TOP);
 	if (p->prompt_logprobs != NVLLM_UNSET && (p->prompt_logprobs < 0 || p->prompt_logprobs > MAX_TOP))
 		return fail(NVLLM_EINVAL, "prompt_logprobs is %lld: it must be 0 to %d", (long long)p->prompt_logprobs, MAX_TOP);
+	if (p->n_stops < 0 || p->n_stops > MAX_STOPS)
+		return fail(NVLLM_EINVAL, "there are %lld stop texts: there may be 0 to %d", (long long)p->n_stops, MAX_STOPS);
 	for (int64_t i = 0; i < p->n_stops; i++)
-		if (p->stops[i].len < 1)
-			return fail(NVLLM_EINVAL, "stop text %lld is empty: it must have at least one character", (long long)i);
+		if (p->stops[i].len < 1 || p->stops[i].len > MAX_STOP_BYTES)
+			return fail(NVLLM_EINVAL, "stop text %lld has %lld bytes: it must have 1 to %d", (long long)i,
+				(long long)p->stops[i].len, MAX_STOP_BYTES);
 	return NVLLM_OK;
 }
 

@@ -10,47 +10,62 @@
 void prefix_drop(struct sched *s, const int32_t *page, int32_t n)
 {
 	pages_drop(s->pages, page, n, s->in_flight ? s->epoch + 1 : 0);
-}
-
-void prefix_give_back(struct sched *s, struct seq *q, int32_t from)
-{
-	if (from < q->n_pinned) {
-		s->vt->release(s->cache, q->pages + from, q->n_pinned - from);
-		prefix_drop(s, q->pages + q->n_pinned, q->n_pages - q->n_pinned);
-		q->n_pinned = from;
-	} else {
-		prefix_drop(s, q->pages + from, q->n_pages - from);
-	}
-	q->n_pages = from;
-	q->n_offered = q->n_offered < from ? q->n_offered : from;
+	s->changes++;
 }
 
 void prefix_strip(struct sched *s, struct seq *q)
 {
-	prefix_give_back(s, q, 0);
+	if (q->n_pinned)
+		s->vt->release(s->cache, q->pages, q->n_pinned);
+	prefix_drop(s, q->pages, q->n_pages);
+	q->n_pages = q->n_pinned = q->n_offered = 0;
 	q->n_computed = q->n_landed = 0;
+}
+
+/* A policy's answers are looked at before they are believed: it may be anybody's plugin. */
+static bool is_cached(const struct sched *s, int32_t page)
+{
+	return page >= 0 && page < s->lim.n_pages && s->cached[page];
 }
 
 int32_t prefix_evictable(struct sched *s)
 {
 	struct nvllm_cache_stats st = { .size = sizeof(st) };
+	int64_t n;
 
 	if (!s->vt)
 		return 0;
 	s->vt->stats(s->cache, &st);
-	return (int32_t)(st.held - st.pinned);
+	n = st.held - st.pinned;
+	return n < 0 ? 0 : n > s->lim.n_pages ? s->lim.n_pages : (int32_t)n;
+}
+
+int32_t prefix_match(struct sched *s, struct seq *q, int32_t most)
+{
+	int32_t hit = s->vt ? s->vt->match(s->cache, q->salt, q->tokens, q->n_tokens, q->pages, most) : 0;
+
+	for (int32_t i = 0; i < hit; i++)
+		if (hit > most || !is_cached(s, q->pages[i]))
+			return 0;
+	if (hit <= 0)
+		return 0;
+	pages_share(s->pages, q->pages, hit);
+	return hit;
 }
 
 bool prefix_evict(struct sched *s, int32_t n)
 {
-	int32_t got = 1, lack = n - pages_left(s->pages) - pages_deferred(s->pages);
+	int32_t lack = n - pages_left(s->pages) - pages_deferred(s->pages), got, given = 1;
 
-	while (s->vt && got > 0 && lack > 0) {
+	for (; s->vt && given && lack > 0; lack = n - pages_left(s->pages) - pages_deferred(s->pages)) {
+		given = 0;
 		got = s->vt->evict(s->cache, lack, s->scratch);
-		for (int32_t i = 0; i < got; i++)
-			s->cached[s->scratch[i]] = false;
-		prefix_drop(s, s->scratch, got);
-		lack = n - pages_left(s->pages) - pages_deferred(s->pages);
+		for (int32_t i = 0; i < got && i < lack; i++)
+			if (is_cached(s, s->scratch[i])) {
+				s->cached[s->scratch[i]] = false;
+				prefix_drop(s, &s->scratch[i], 1);
+				given++;
+			}
 	}
 	return pages_left(s->pages) >= n;
 }
@@ -86,7 +101,7 @@ static int32_t common_pages(const struct sched *s, const struct seq *a, const st
 
 bool prefix_wait(struct sched *s, struct seq *q, int32_t hit)
 {
-	for (const struct seq *a = s->running.head; a && s->keeps; a = a->next) {
+	for (const struct seq *a = s->running.head; a && s->vt && s->keeps; a = a->next) {
 		int32_t n = a->n_landed < a->n_known - 1 ? common_pages(s, a, q) : 0;
 
 		if (n <= hit || n * s->lim.page_tokens <= a->n_landed)
@@ -98,18 +113,27 @@ bool prefix_wait(struct sched *s, struct seq *q, int32_t hit)
 	return false;
 }
 
-/* The cache policy said that it holds q's page i as `held`. */
-static void hand_over(struct sched *s, struct seq *q, int32_t i, int32_t held)
+/* The cache policy said that it holds q's page i as `held`: false where that cannot be. The
+ * policy is a holder of its own, beside the sequences that use the page. */
+static bool hand_over(struct sched *s, struct seq *q, int32_t i, int32_t held)
 {
-	if (s->cached[held])
-		prefix_drop(s, &q->pages[i], 1); /* an equal one, or the same: a holder less */
+	if (held != q->pages[i] && !is_cached(s, held))
+		return false;
+	if (held != q->pages[i]) { /* an equal one that it had */
+		prefix_drop(s, &q->pages[i], 1);
+		q->pages[i] = held;
+		pages_share(s->pages, &held, 1);
+	}
+	if (!s->cached[held])
+		pages_share(s->pages, &held, 1);
 	s->cached[held] = true;
-	q->pages[i] = held;
+	s->changes++;
+	return true;
 }
 
 void prefix_offer(struct sched *s, struct seq *q)
 {
-	int32_t full = q->n_landed / s->lim.page_tokens, kept;
+	int32_t full = q->n_landed / s->lim.page_tokens, kept, i = q->n_pinned;
 
 	if (!s->vt || full <= q->n_offered)
 		return;
@@ -119,9 +143,9 @@ void prefix_offer(struct sched *s, struct seq *q)
 	q->n_offered = full;
 	if (q->n_pinned)
 		s->vt->release(s->cache, q->pages, q->n_pinned); /* insert pinned them once more */
-	for (int32_t i = q->n_pinned; i < kept; i++)
-		hand_over(s, q, i, s->scratch[i]);
-	q->n_pinned = kept > q->n_pinned ? kept : q->n_pinned;
+	while (i < kept && i < full && hand_over(s, q, i, s->scratch[i]))
+		i++;
+	q->n_pinned = i;
 }
 
 void prefix_share(struct sched *s, const struct seq *q)
@@ -134,7 +158,7 @@ void prefix_share(struct sched *s, const struct seq *q)
 		if (w->family != q->family || w->n_pages || w->n_tokens != q->n_prompt)
 			continue;
 		if (held) /* through the policy, as q has them: it counts what it could give up */
-			hit = s->vt->match(s->cache, w->salt, w->tokens, w->n_tokens, w->pages, held);
+			hit = prefix_match(s, w, held);
 		w->n_pages = sched_pages_for(s, q->n_prompt);
 		w->n_pinned = w->n_offered = hit;
 		memcpy(w->pages + hit, q->pages + hit, (size_t)(w->n_pages - hit) * sizeof(*w->pages));

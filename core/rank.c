@@ -14,19 +14,27 @@ static struct nvllm_host *host_for(const struct rank *r, const char *kind, const
 	return host_create(who, r->index, r->world);
 }
 
-/* What the device says it can must be there to be called. */
+/* What the device says it can, and what every step needs, must be there to be called. */
 static int check_caps(const struct nvllm_component *comp, const struct rank *r)
 {
 	const struct nvllm_device_vt *v = r->dvt;
+	const struct nvllm_kernels *k = v->kernels;
+	uint64_t caps = r->info.caps;
 	const char *lacks = NULL;
 
-	if ((r->info.caps & NVLLM_DEV_ASYNC) && !(NVLLM_HAS(v, mark_wait) && v->mark_create && v->mark_free &&
-	    v->mark_set && v->mark_wait))
-		lacks = "mark";
-	if ((r->info.caps & NVLLM_DEV_GRAPHS) && !(NVLLM_HAS(v, graph_free) && v->graph_begin && v->graph_end &&
+	if (!k || !NVLLM_HAS(k, advance) || !k->advance || !k->logprobs)
+		lacks = "kernels advance and logprobs";
+	if ((caps & NVLLM_DEV_ASYNC) && !(NVLLM_HAS(v, mark_wait) && v->mark_create && v->mark_free && v->mark_set &&
+	    v->mark_wait))
+		lacks = "mark members, though it says that it is asynchronous";
+	if ((caps & NVLLM_DEV_GRAPHS) && !(NVLLM_HAS(v, graph_free) && v->graph_begin && v->graph_end &&
 	    v->graph_launch && v->graph_free))
-		lacks = "graph";
-	return lacks ? fail(NVLLM_EINVAL, "the device '%s' claims a capability without the %s members of its vtable",
+		lacks = "graph members, though it says that it has graphs";
+	if ((caps & NVLLM_DEV_PARALLEL) && !(NVLLM_HAS(v, parallel_for) && v->parallel_for))
+		lacks = "parallel_for, though it says that it has it";
+	if (NVLLM_HAS(v, host_free) && !v->host_alloc != !v->host_free)
+		lacks = "one of host_alloc and host_free";
+	return lacks ? fail(NVLLM_EINVAL, "the device plugin '%s' lacks %s: it must be mended (nvllm check shows more)",
 		comp->name, lacks) : NVLLM_OK;
 }
 
@@ -38,7 +46,7 @@ int rank_open_device(struct opening *o, struct rank *r)
 	r->host_dev = host_for(r, "device", o->dev);
 	r->dvt = o->dev->vt;
 	if (!r->host_dev)
-		return fail(NVLLM_ENOMEM, "no memory");
+		return out_of_memory();
 	rc = r->dvt->create(r->host_dev, (int)o->dev_set.ordinal + own, o->dev_conf, &r->dev);
 	r->info = (struct nvllm_device_info){ .size = sizeof(r->info) };
 	if (!rc)
@@ -49,6 +57,15 @@ int rank_open_device(struct opening *o, struct rank *r)
 	return rc;
 }
 
+void rank_drop_device(struct rank *r)
+{
+	if (r->dev)
+		r->dvt->destroy(r->dev);
+	host_destroy(r->host_dev);
+	r->dev = NULL;
+	r->host_dev = NULL;
+}
+
 /* Hyperparameters from the checkpoint, by the model's own table. */
 static int read_hparams(struct opening *o, const struct nvllm_model_vt *vt, void **out)
 {
@@ -57,7 +74,7 @@ static int read_hparams(struct opening *o, const struct nvllm_model_vt *vt, void
 
 	*out = pool_alloc(conf_pool(o->c), vt->hparams_size + 1);
 	if (!*out)
-		return fail(NVLLM_ENOMEM, "no memory");
+		return out_of_memory();
 	for (const struct nvllm_option *h = vt->hparams; h && h->key; h++) {
 		const char *v = s->ref.vt->meta(s->ref.loader, h->key);
 
@@ -96,7 +113,7 @@ int rank_open_model(struct opening *o, struct rank *r)
 	r->host_model = host_for(r, "model", o->model);
 	r->arch.size = sizeof(r->arch);
 	if (!r->host_model)
-		return fail(NVLLM_ENOMEM, "no memory");
+		return out_of_memory();
 	rc = read_hparams(o, r->mvt, &hparams);
 	if (!rc)
 		rc = r->mvt->create(r->host_model, hparams, o->model_conf, &r->model, &r->arch);
@@ -131,7 +148,7 @@ int rank_open_attention(struct opening *o, struct rank *r)
 	r->avt = o->attn->vt;
 	r->host_attn = host_for(r, "attention", o->attn);
 	if (!r->host_attn)
-		return fail(NVLLM_ENOMEM, "no memory");
+		return out_of_memory();
 	r->shape = (struct nvllm_attn_shape){
 		.size = sizeof(r->shape), .n_layers = r->arch.n_layers, .kv_dtype = types[set->kv_dtype],
 		.max_tokens = (int32_t)(set->max_tokens > set->max_seqs ? set->max_tokens : set->max_seqs),
@@ -144,7 +161,7 @@ int rank_open_attention(struct opening *o, struct rank *r)
 	if (r->layout.page_tokens < 1 || !r->layout.layer_bytes || r->layout.workspace_bytes < 0)
 		return fail(NVLLM_EINVAL, "the attention backend '%s' gave no layout for its pages", o->attn->name);
 	for (int i = 0; i < r->arch.n_layers; i++)
-		r->page_bytes += layer_stride(r, i);
+		r->page_bytes += r->layout.layer_bytes[i];
 	return NVLLM_OK;
 }
 
@@ -156,9 +173,9 @@ int rank_open_sampler(struct opening *o, struct rank *r)
 			o->sampler->name, o->dev->name);
 	r->host_sampler = host_for(r, "sampler", o->sampler);
 	if (!r->host_sampler)
-		return fail(NVLLM_ENOMEM, "no memory");
+		return out_of_memory();
 	r->sampler_env = (struct nvllm_sampler_env){ .size = sizeof(r->sampler_env), .max_rows = o->e->max_logits,
-		.dev = &r->ref, .vocab = r->arch.vocab, .vocab_n = r->arch.vocab };
+		.dev = &r->ref, .vocab = r->arch.vocab, .vocab_n = r->arch.vocab, .comm_vt = r->cvt, .comm = r->comm };
 	return r->svt->create(r->host_sampler, &r->sampler_env, o->sampler_conf, &r->sampler);
 }
 
@@ -194,7 +211,7 @@ static void close_flights(struct rank *r)
 		if (r->flight[i].mark)
 			r->dvt->mark_free(r->dev, r->flight[i].mark);
 	free(r->flight);
-	if (r->host_mem && NVLLM_HAS(r->dvt, host_alloc) && r->dvt->host_alloc)
+	if (r->host_mem && NVLLM_HAS(r->dvt, host_free) && r->dvt->host_alloc)
 		r->dvt->host_free(r->dev, r->host_mem);
 	else
 		free(r->host_mem);
@@ -214,16 +231,14 @@ void rank_close(struct rank *r)
 	if (r->model && NVLLM_HAS(r->mvt, destroy) && r->mvt->destroy)
 		r->mvt->destroy(r->model);
 	close_flights(r);
-	for (size_t i = 0; r->dev && i < sizeof(mem) / sizeof(*mem); i++)
+	for (size_t i = 0; i < sizeof(mem) / sizeof(*mem); i++)
 		if (mem[i])
 			r->dvt->free(r->dev, mem[i]);
-	if (r->dev)
-		r->dvt->destroy(r->dev);
 	cuts_free(&r->cuts);
 	free(r->kv);
 	host_destroy(r->host_comm);
 	host_destroy(r->host_sampler);
 	host_destroy(r->host_attn);
 	host_destroy(r->host_model);
-	host_destroy(r->host_dev);
+	rank_drop_device(r);
 }

@@ -36,6 +36,10 @@ static int64_t prompt_ids(struct nvllm_engine *e, const struct nvllm_request *r,
 	int64_t limit = e->set.max_model_len, room, n;
 	const struct source *src = e->source;
 
+	if (r->tokens ? r->n_tokens < 0 : r->prompt.len < 0)
+		return fail(NVLLM_EINVAL, "the prompt has a length of %lld: it must be 0 or more",
+			(long long)(r->tokens ? r->n_tokens : r->prompt.len));
+
 	if (r->tokens) {
 		n = r->n_tokens;
 		if (n > limit)

@@ -113,6 +113,7 @@ void sched_add(struct sched *s, struct seq *q)
 	q->n_computed = q->n_landed = q->n_cached = q->n_admitted = q->n_preempted = 0;
 	q->n_pages = q->n_pinned = q->n_offered = 0;
 	q->waits_for = NULL;
+	q->tried = 0;
 	q->slot = -1;
 	q->state = SEQ_WAITING;
 	list_put(s, &s->waiting, q);
@@ -275,17 +276,19 @@ static bool grant_all(struct sched *s, struct seq *q)
 {
 	int32_t need = sched_pages_for(s, q->n_tokens), hit = 0;
 
-	if (s->vt && !q->all_logits)
+	if (q->tried == s->changes + 1)
+		return false; /* nothing has changed: do not make its pages look sought after */
+	if (!q->all_logits)
 		/* never the whole: one row must be computed to have logits */
-		hit = s->vt->match(s->cache, q->salt, q->tokens, q->n_tokens, q->pages,
-			(q->n_tokens - 1) / s->lim.page_tokens);
+		hit = prefix_match(s, q, (q->n_tokens - 1) / s->lim.page_tokens);
 	q->n_pages = q->n_pinned = q->n_offered = hit;
-	if (s->vt && !q->all_logits && prefix_wait(s, q, hit)) {
-		prefix_give_back(s, q, 0);
+	if (!q->all_logits && prefix_wait(s, q, hit)) {
+		prefix_strip(s, q);
 		return false;
 	}
 	if (pages_left(s->pages) + prefix_evictable(s) < need - hit + watermark(s) || !prefix_evict(s, need - hit)) {
-		prefix_give_back(s, q, 0);
+		prefix_strip(s, q);
+		q->tried = s->changes + 1;
 		return false;
 	}
 	pages_grant(s->pages, need - hit, q->pages + hit);
@@ -455,6 +458,7 @@ void sched_commit(struct sched *s, const int32_t *tokens)
 			land(s, &st->entry[i], tokens);
 	s->oldest = (s->oldest + 1) % (s->lim.run_ahead + 1);
 	s->in_flight--;
+	s->changes += pages_deferred(s->pages) > 0;
 	pages_done(s->pages, s->in_flight ? st->epoch : UINT64_MAX);
 }
 

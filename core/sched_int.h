@@ -22,6 +22,7 @@ struct sched {
 	bool made;                     /* the step in the making may have copies already */
 	bool keeps;                    /* the policy kept something when it was last offered */
 	struct seq *stuck;
+	uint64_t changes;              /* counts whatever may give a waiting sequence its pages */
 	int64_t preempted;
 };
 
@@ -39,9 +40,7 @@ static inline struct sched_step *sched_making(struct sched *s)
 /* ---- prefix.c: pages of sequences, and what they share with the cache and each other ---- */
 /* One holder of each page less. */
 void prefix_drop(struct sched *, const int32_t *page, int32_t n);
-/* Gives up q's pages [from, n_pages). */
-void prefix_give_back(struct sched *, struct seq *q, int32_t from);
-/* Leaves q nothing but its tokens. */
+/* Leaves q nothing but its tokens: all its pages go. */
 void prefix_strip(struct sched *, struct seq *q);
 /* Pages the cache policy could give up. */
 int32_t prefix_evictable(struct sched *);
@@ -51,6 +50,8 @@ bool prefix_evict(struct sched *, int32_t n);
 bool prefix_shared(const struct sched *, const struct seq *q, int32_t i);
 /* Page i of q becomes its own: copied before the step's rows. There is a free page. */
 void prefix_copy(struct sched *, struct seq *q, int32_t i);
+/* Pins what the cache holds of q's tokens, at most so many pages, and lists it in q->pages. */
+int32_t prefix_match(struct sched *, struct seq *q, int32_t most);
 /* Does a running sequence compute more of q's prefix than the `hit` pages the cache has?
  * Then q waits for it. */
 bool prefix_wait(struct sched *, struct seq *q, int32_t hit);

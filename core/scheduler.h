@@ -10,7 +10,7 @@
 #include <nvllm/cache.h>
 
 /* ---- pages.c: who owns a page ----
- * A page has holders: sequences, and the cache policy (one). It is free again when the
+ * A page has holders: each sequence that uses it, and the cache policy (one). It is free again when the
  * last holder dropped it and the newest step that knew it is done. */
 struct pages;
 struct pages *pages_create(int32_t n_pages);
@@ -59,6 +59,7 @@ struct seq {
 	int32_t state;
 	const struct seq *waits_for; /* computes a prefix of this one, until its n_landed is waits_until */
 	int32_t waits_until;
+	uint64_t tried;         /* when it last found too few pages, as the scheduler counts changes */
 	struct seq *next, *prev;
 };
 

@@ -176,9 +176,10 @@ int step_issue(struct rank *r, const struct sched_step *st)
 	bool replayed = false;
 
 	fail_clear();
+	batch_lay_out(&r->batch, st, bucket, (int32_t)(f - r->flight), !plans_on_device(r));
 	b.status = copy_pages(r, st);
 	if (!b.status)
-		b.status = batch_build(&r->batch, r, st, bucket, (int32_t)(f - r->flight), !plans_on_device(r));
+		b.status = batch_copy(&r->batch, r, st);
 	if (!b.status && !plans_on_device(r))
 		b.status = plan(r);
 	if (bucket && !b.status)
@@ -230,18 +231,21 @@ int step_warm(struct rank *r)
 	struct nvllm_tensor logits;
 	const int32_t *size;
 	bool replayed;
-	int rc = NVLLM_OK;
+	struct body b = { .rank = r };
 
-	for (int i = 0, n = graph_pool_sizes(r->graphs, &size); i < n && !rc; i++) {
-		struct body b = { .rank = r };
-
-		rc = batch_build(&r->batch, r, &none, size[i], 0, !plans_on_device(r));
-		if (!rc && !plans_on_device(r))
-			rc = plan(r);
-		if (!rc)
-			rc = graph_pool_run(r->graphs, size[i], run_body, &b, &logits, &replayed);
-		if (!rc)
-			rc = r->dvt->sync(r->dev, r->dvt->stream(r->dev));
+	/* also after an error: the group's sums go on */
+	for (int i = 0, n = graph_pool_sizes(r->graphs, &size); i < n; i++) {
+		batch_lay_out(&r->batch, &none, size[i], 0, !plans_on_device(r));
+		if (!b.status)
+			b.status = batch_copy(&r->batch, r, &none);
+		if (!b.status && !plans_on_device(r))
+			b.status = plan(r);
+		if (!b.status)
+			b.status = graph_pool_run(r->graphs, size[i], run_body, &b, &logits, &replayed);
+		else
+			b.status = run_body(&b, &logits);
+		if (!b.status)
+			b.status = r->dvt->sync(r->dev, r->dvt->stream(r->dev));
 	}
-	return rc;
+	return b.status;
 }

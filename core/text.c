@@ -77,8 +77,10 @@ static const char *find_stop(struct text *t, int64_t from)
 		if (at && (!best || at < best))
 			best = at, which = t->stops[i].s;
 	}
-	if (best)
+	if (best) {
 		t->len = best - t->buf;
+		t->utf8 = (struct utf8_stream){ 0 }; /* half a character behind the stop text is cut off with it */
+	}
 	return which;
 }
 

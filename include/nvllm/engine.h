@@ -138,7 +138,9 @@ struct nvllm_stats {
 	int32_t max_seqs;
 	int64_t pages, pages_used; /* KV pages in all, and owned by requests or the cache */
 	int64_t page_tokens;
-	int64_t prompt_tokens, output_tokens, cached_tokens; /* since open */
+	/* Tokens since open. prompt_tokens: of sequences that were started (n answers have the
+	 * prompt n times); cached_tokens of them were found or shared, not computed. */
+	int64_t prompt_tokens, output_tokens, cached_tokens;
 	int64_t finished, cancelled, failed, preempted;      /* sequences since open; cancelled: timeouts too */
 	int64_t steps;
 	int64_t weight_bytes, kv_bytes, work_bytes;          /* device memory by kind, of all ranks */
@@ -164,13 +166,15 @@ struct nvllm_engine_vt {
 	uint32_t size;
 	uint32_t reserved;  /* 0 */
 	/* Checks the request whole, copies what it keeps, queues it. *id names it from now on
-	 * (never 0). A refusal is a negative status and a sentence in error(). */
+	 * (never 0). A refusal is a negative status and a sentence in error(); an engine that is
+	 * being closed refuses everything. */
 	int (*submit)(struct nvllm_engine *, const struct nvllm_request *, uint64_t *id);
 	/* Ends it with NVLLM_FINISH_CANCEL, all choices or (choice >= 0) that one, as soon as the
 	 * running step is over. What is done or unknown is no error. */
 	void (*cancel)(struct nvllm_engine *, uint64_t id, int32_t choice);
 	/* Blocks until the request is done and its last event was delivered. */
 	void (*wait)(struct nvllm_engine *, uint64_t id);
+	/* After wait() the request is counted in. */
 	void (*stats)(struct nvllm_engine *, struct nvllm_stats *);
 	/* Owned by the engine, valid until close. */
 	const struct nvllm_info *(*info)(struct nvllm_engine *);

@@ -237,7 +237,7 @@ static void check_pages(struct model *m)
 	for (int32_t p = 0; p < m->lim.n_pages; p++) {
 		int32_t held = m->owners[p] >> OWNER_CACHE;
 
-		MUST(m, pages_holders(pages, p) == m->priv[p] + held,
+		MUST(m, pages_holders(pages, p) == m->priv[p] + m->pins[p] + held,
 			"page %d has %d holders, but %d sequences of its own and the policy %d", p,
 			pages_holders(pages, p), m->priv[p], held);
 		MUST(m, held || !m->pins[p], "page %d is pinned and the policy has it not", p);

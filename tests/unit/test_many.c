@@ -338,6 +338,65 @@ static void test_refusals(void **state)
 	nvllm_close(e);
 }
 
+/* Figures that cannot be, which nothing may follow into memory. */
+static void test_hostile_requests(void **state)
+{
+	struct nvllm_engine *e = rig_open(tiny, NULL, NULL);
+	int32_t ids[2] = { 5, 6 };
+	struct nvllm_str stop = { "x", INT64_MAX };
+	struct nvllm_params p = nvllm_params_none();
+	struct nvllm_request r = { .size = sizeof(r), .tokens = ids, .n_tokens = 2, .params = &p };
+	static const int64_t bad[] = { -1, INT64_MIN, NVLLM_UNSET };
+	uint64_t id;
+
+	for (int i = 0; i < 3; i++) {
+		r.n_tokens = bad[i];
+		assert_int_equal(nvllm_submit(e, &r, &id), NVLLM_EINVAL);
+		r.n_tokens = 2;
+		p.n_stops = bad[i];
+		p.stops = &stop;
+		assert_int_equal(nvllm_submit(e, &r, &id), NVLLM_EINVAL);
+		assert_non_null(strstr(nvllm_error(e), "stop"));
+		p.n_stops = 0;
+	}
+	p.n_stops = 1;
+	assert_int_equal(nvllm_submit(e, &r, &id), NVLLM_EINVAL);
+	p.n_stops = 0;
+	r.tokens = NULL;
+	r.prompt = (struct nvllm_str){ "x", -5 };
+	assert_int_equal(nvllm_submit(e, &r, &id), NVLLM_EINVAL);
+	nvllm_close(e);
+}
+
+struct late { struct nvllm_engine *e; int status, dones; };
+
+static void late_event(void *user, const struct nvllm_event *ev)
+{
+	struct late *l = user;
+	int32_t id = 5;
+	uint64_t name;
+
+	if (ev->type != NVLLM_EVENT_DONE)
+		return;
+	l->dones++;
+	l->status = nvllm_submit(l->e, &(struct nvllm_request){ .size = sizeof(struct nvllm_request), .tokens = &id,
+		.n_tokens = 1, .on_event = late_event, .user = l }, &name);
+}
+
+/* A callback that submits while the engine is being closed is told so. */
+static void test_submit_at_close(void **state)
+{
+	struct nvllm_engine *e = rig_open(tiny, NULL, NULL);
+	struct late l = { .e = e, .status = 1 };
+	int32_t id = 5;
+	uint64_t name;
+
+	assert_int_equal(nvllm_submit(e, &(struct nvllm_request){ .size = sizeof(struct nvllm_request), .tokens = &id,
+		.n_tokens = 1, .on_event = late_event, .user = &l }, &name), 0);
+	nvllm_close(e);
+	assert_int_equal(l.status, NVLLM_ECANCEL);
+}
+
 /* ---- ten thousand ---- */
 
 enum { FLOOD = (SANITIZED ? 360 : 10000) / SLOW, WINDOW = 24 };
@@ -461,6 +520,8 @@ int main(void)
 		cmocka_unit_test(test_timeout),
 		cmocka_unit_test(test_order),
 		cmocka_unit_test(test_refusals),
+		cmocka_unit_test(test_hostile_requests),
+		cmocka_unit_test(test_submit_at_close),
 		cmocka_unit_test(test_flood),
 	};
 

@@ -79,6 +79,7 @@ static void test_stops(void **state)
 		{ "late then early", { "early", "then" }, "late ", "then" },
 		{ "stop", { "stop", NULL }, "", "stop" },
 		{ "sto", { "stop", NULL }, "sto", NULL },
+		{ "okEND\xE2\x80", { "END", NULL }, "ok", "END" },
 	};
 	struct run r;
 
