@@ -31,8 +31,7 @@ int64_t batch_init(struct batch *b, int32_t max_tokens, int32_t max_seqs, int32_
 {
 	void *p[B_N];
 
-	/* a decode step is padded to its bucket, which may not outgrow the arrays */
-	*b = (struct batch){ .max_tokens = max_tokens > max_seqs ? max_tokens : max_seqs, .max_seqs = max_seqs,
+	*b = (struct batch){ .max_tokens = max_tokens, .max_seqs = max_seqs,
 		.max_logits = max_logits, .max_pages = max_pages, .page_tokens = page_tokens,
 		.max_len = max_pages * page_tokens };
 	b->bytes = lay_out(b, NULL, p);

@@ -117,6 +117,8 @@ const char *caps_text(uint64_t caps, char *buf, size_t len);
 
 /* ---- host.c: a plugin instance's way back into the core. ---- */
 struct nvllm_host *host_create(const char *who, int rank, int world);
+/* For an instance of a component: named "attention.paged". */
+struct nvllm_host *host_for(const struct nvllm_component *, int rank, int world);
 void host_destroy(struct nvllm_host *); /* and all that alloc() gave; NULL is legal */
 /* Marks this thread as inside or outside a step: host->alloc refuses inside. (In log.c,
  * with the other words a thread has of its own.) */

@@ -104,7 +104,7 @@ int cuts_make(struct cuts *c, const struct nvllm_arch *a, int32_t rank, int32_t 
 	int rc;
 
 	*c = (struct cuts){
-		.rank = rank, .world = world, .dim = a->dim, .ffn_total = a->ffn, .vocab_total = a->vocab,
+		.rank = rank, .world = world, .ffn_total = a->ffn, .vocab_total = a->vocab,
 		.ffn_unit = ffn_unit, .n_layers = (int32_t)n, .whole = a->layers,
 	};
 	if (world < 1 || rank < 0 || rank >= world || ffn_unit < 1 || a->ffn < 0 || a->vocab < 0)

@@ -14,7 +14,7 @@ struct cuts {
 	int32_t rank, world;
 	struct slice ffn;         /* of arch.ffn, in units of ffn_unit (the last one may be shorter) */
 	struct slice vocab;       /* of arch.vocab */
-	int64_t dim, ffn_total, vocab_total, ffn_unit;
+	int64_t ffn_total, vocab_total, ffn_unit;
 	int32_t n_layers;
 	const struct nvllm_attn_layer *const *whole; /* [n_layers] the model's */
 	struct slice *q, *kv;     /* [n_layers] heads of this rank; q's n is a multiple of kv's n */

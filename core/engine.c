@@ -93,16 +93,21 @@ static struct choice *next_ending(struct nvllm_engine *e, bool all, int64_t now,
 	return hit;
 }
 
+/* Ends a choice for another reason than its tokens. */
+static void end(struct nvllm_engine *e, struct choice *c, int finish, int status, const char *why, int64_t *counter)
+{
+	choice_finish(c, finish, -1, NULL, status, why);
+	retire(e, c, counter);
+}
+
 static void end_early(struct nvllm_engine *e, bool all)
 {
 	int64_t now = now_ns();
 	struct choice *c;
 	bool late;
 
-	while ((c = next_ending(e, all, now, &late))) {
-		choice_finish(c, late ? NVLLM_FINISH_TIMEOUT : NVLLM_FINISH_CANCEL, -1, NULL, NVLLM_ECANCEL, NULL);
-		retire(e, c, &e->stats.cancelled);
-	}
+	while ((c = next_ending(e, all, now, &late)))
+		end(e, c, late ? NVLLM_FINISH_TIMEOUT : NVLLM_FINISH_CANCEL, NVLLM_ECANCEL, NULL, &e->stats.cancelled);
 }
 
 /* ---- steps ---- */
@@ -183,7 +188,7 @@ static void commit(struct nvllm_engine *e, const struct sched_step *st)
 	e->stats.output_tokens += sampled; /* before anyone who waits is told */
 	pthread_mutex_unlock(&e->lock);
 	for (int32_t i = 0; i < st->n_seqs; i++) {
-		struct choice *c = st->entry[i].seq ? choice_of(st->entry[i].seq) : NULL;
+		struct choice *c = choice_of(st->entry[i].seq);
 
 		/* none: it ended while the step was in flight */
 		if (c && choice_advance(e, c, &st->entry[i], f))
@@ -201,12 +206,10 @@ static void give_up(struct nvllm_engine *e, const struct sched_step *st, int sta
 	}
 	log_line(NVLLM_LOG_ERROR, NULL, "a step failed, its %d sequences end: %s", st->n_seqs, why);
 	for (int32_t i = 0; i < st->n_seqs; i++) {
-		struct choice *c = st->entry[i].seq ? choice_of(st->entry[i].seq) : NULL;
+		struct choice *c = choice_of(st->entry[i].seq);
 
-		if (!c)
-			continue;
-		choice_finish(c, NVLLM_FINISH_ERROR, -1, NULL, status, why);
-		retire(e, c, &e->stats.failed);
+		if (c)
+			end(e, c, NVLLM_FINISH_ERROR, status, why, &e->stats.failed);
 	}
 	sched_commit(e->sched, NULL); /* nobody is left in it */
 }
@@ -218,9 +221,8 @@ static bool unstick(struct nvllm_engine *e)
 
 	if (!q)
 		return false;
-	choice_finish(choice_of(q), NVLLM_FINISH_ERROR, -1, NULL, NVLLM_ENOPAGES, "no KV page is left for this request, and "
-		"the cache policy gives none up: a fault of that plugin (nvllm check shows it); choose another [cache] plugin");
-	retire(e, choice_of(q), &e->stats.failed);
+	end(e, choice_of(q), NVLLM_FINISH_ERROR, NVLLM_ENOPAGES, "no KV page is left for this request, and the cache policy "
+		"gives none up: a fault of that plugin (nvllm check shows it); choose another [cache] plugin", &e->stats.failed);
 	return true;
 }
 

@@ -180,6 +180,16 @@ struct rank {
 	int64_t graph_steps;                     /* replayed */
 };
 
+static inline bool samples_on_host(const struct rank *r) { return r->svt->flags & NVLLM_SAMPLER_HOST; }
+/* An attention backend plans on the device, on the host, or not at all. */
+static inline bool has_plan(const struct rank *r) { return NVLLM_HAS(r->avt, plan) && r->avt->plan; }
+static inline bool plans_on_device(const struct rank *r) { return r->avt->flags & NVLLM_ATTN_PLAN_ON_DEVICE; }
+/* Most rows of a step: a decode step is padded to its bucket, which may exceed max_tokens. */
+static inline int32_t step_rows(const struct engine_settings *s)
+{
+	return (int32_t)(s->max_tokens > s->max_seqs ? s->max_tokens : s->max_seqs);
+}
+
 /* ---- rank.c: one rank's parts, made and unmade ---- */
 struct opening;
 int  rank_open_device(struct opening *, struct rank *);
@@ -267,6 +277,7 @@ struct request {
 	int32_t n, n_left;            /* choices; of them not over */
 	struct choice choice[];
 };
+/* NULL gives NULL. */
 static inline struct choice *choice_of(const struct seq *s) { return (struct choice *)(uintptr_t)s; }
 int  request_create(struct nvllm_engine *, const struct nvllm_request *, struct request **out);
 /* At submit: its id, and with it its seed where it brought none. */

@@ -144,7 +144,6 @@ int group_run(struct group *g, int (*fn)(void *, int32_t), void *arg)
 
 struct connecting {
 	struct nvllm_engine *e;
-	const struct nvllm_component *comp;
 	const void *conf;
 	uint8_t id[NVLLM_COMM_ID_BYTES];
 };
@@ -159,14 +158,12 @@ static int connect_rank(void *arg, int32_t rank)
 
 int group_connect(struct nvllm_engine *e, const struct nvllm_component *comp, const void *conf)
 {
-	struct connecting c = { .e = e, .comp = comp, .conf = conf };
-	char who[96];
+	struct connecting c = { .e = e, .conf = conf };
 	int rc;
 
-	snprintf(who, sizeof(who), "comm.%s", comp->name);
 	for (int32_t i = 0; i < e->tp; i++) {
 		e->ranks[i].cvt = comp->vt;
-		e->ranks[i].host_comm = host_create(who, i, e->tp);
+		e->ranks[i].host_comm = host_for(comp, i, e->tp);
 		if (!e->ranks[i].host_comm)
 			return out_of_memory();
 	}

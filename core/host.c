@@ -87,6 +87,14 @@ struct nvllm_host *host_create(const char *who, int rank, int world)
 	return &h->pub;
 }
 
+struct nvllm_host *host_for(const struct nvllm_component *comp, int rank, int world)
+{
+	char who[96];
+
+	snprintf(who, sizeof(who), "%s.%s", kind_name(comp->kind), comp->name);
+	return host_create(who, rank, world);
+}
+
 void host_destroy(struct nvllm_host *pub)
 {
 	struct host *h = host_of(pub);

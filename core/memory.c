@@ -41,8 +41,8 @@ static int fit_pages(struct opening *o, struct rank *r, int64_t *n_pages)
 	short_by = per_seq * r->page_bytes - rest;
 	if (rest < 0 || fits < 1 || (o->len_asked && fits < per_seq))
 		return fail(NVLLM_ENOMEM, "not enough memory for one request of %lld tokens: weights %.1f MiB, workspace %.1f MiB "
-			"and KV %.1f MiB make %.1f MiB, the budget is %.1f MiB%s, too little by %lld KiB. Raise [engine] memory, or lower max_model_len%s, "
-			"max_tokens or max_seqs", (long long)e->set.max_model_len, mib(r->weight_bytes), mib(r->work_bytes),
+			"and KV %.1f MiB make %.1f MiB, the budget is %.1f MiB%s, too little by %lld KiB. Raise [engine] memory, "
+			"or lower max_model_len%s, max_tokens or max_seqs", (long long)e->set.max_model_len, mib(r->weight_bytes), mib(r->work_bytes),
 			mib(per_seq * r->page_bytes), mib(r->weight_bytes + r->work_bytes + per_seq * r->page_bytes), mib(o->budget),
 			e->tp > 1 ? " for each rank" : "", (long long)((short_by + 1023) / 1024), fits > 0 ? " (what fits is less)" : "");
 	*n_pages = *n_pages < fits ? *n_pages : fits;
@@ -85,7 +85,7 @@ static int measure_rank(struct opening *o, struct rank *r)
 	if (pt != e->ranks[0].layout.page_tokens)
 		return fail(NVLLM_EINVAL, "the attention backend '%s' chose pages of %lld tokens for rank %d and %d for rank 0",
 			o->attn->name, (long long)pt, r->index, e->ranks[0].layout.page_tokens);
-	r->batch_bytes = batch_init(&r->batch, (int32_t)e->set.max_tokens, (int32_t)e->set.max_seqs, e->max_logits,
+	r->batch_bytes = batch_init(&r->batch, step_rows(&e->set), (int32_t)e->set.max_seqs, e->max_logits,
 		(int32_t)((e->set.max_model_len + pt - 1) / pt), (int32_t)pt);
 	rc = step_measure(r, &r->arena_bytes);
 	r->work_bytes = r->arena_bytes + r->layout.workspace_bytes + r->sampler_env.workspace_bytes + r->batch_bytes +

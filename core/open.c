@@ -17,14 +17,6 @@ static const char *word(struct opening *o, const char *section)
 	return v ? v : core_options(section, NULL)->def;
 }
 
-static struct nvllm_host *host_for(const char *kind, const struct nvllm_component *comp)
-{
-	char who[96];
-
-	snprintf(who, sizeof(who), "%s.%s", kind, comp->name);
-	return host_create(who, 0, 1);
-}
-
 /* Sections are the core's or a front end's; those of front ends are checked too, though
  * this run may not use them. */
 static int check_sections(struct opening *o)
@@ -245,9 +237,9 @@ static int open_group(struct opening *o)
 static int32_t run_ahead(const struct opening *o)
 {
 	const struct rank *r = &o->e->ranks[0];
-	bool host_plan = NVLLM_HAS(r->avt, plan) && r->avt->plan && !(r->avt->flags & NVLLM_ATTN_PLAN_ON_DEVICE);
+	bool host_plan = has_plan(r) && !plans_on_device(r);
 
-	if (!(r->info.caps & NVLLM_DEV_ASYNC) || host_plan || (r->svt->flags & NVLLM_SAMPLER_HOST))
+	if (!(r->info.caps & NVLLM_DEV_ASYNC) || host_plan || samples_on_host(r))
 		return 0;
 	return (int32_t)o->e->set.run_ahead;
 }
@@ -299,7 +291,7 @@ static int open_chat(struct opening *o)
 	if (!o->chat)
 		return NVLLM_ENOENT;
 	e->chat_vt = o->chat->vt;
-	e->host_chat = host_for("chat", o->chat);
+	e->host_chat = host_for(o->chat, 0, 1);
 	rc = e->host_chat ? section_fill(o->c, "chat", &core, o->chat, &o->chat_conf) : out_of_memory();
 	return rc ? rc : e->chat_vt->open(e->host_chat, &e->source->ref, e->source->path, o->chat_conf, &e->chat);
 }
@@ -337,7 +329,7 @@ static int open_sched(struct opening *o)
 	int rc;
 
 	e->cache_vt = o->cache->vt;
-	e->host_cache = host_for("cache", o->cache);
+	e->host_cache = host_for(o->cache, 0, 1);
 	if (!e->host_cache)
 		return out_of_memory();
 	rc = e->cache_vt->create(e->host_cache, r->n_pages, r->layout.page_tokens, o->cache_conf, &e->cache);

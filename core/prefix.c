@@ -28,7 +28,7 @@ static bool is_cached(const struct sched *s, int32_t page)
 	return page >= 0 && page < s->lim.n_pages && s->cached[page];
 }
 
-int32_t prefix_evictable(struct sched *s)
+int32_t prefix_evictable(const struct sched *s)
 {
 	struct nvllm_cache_stats st = { .size = sizeof(st) };
 	int64_t n;

@@ -6,14 +6,6 @@
 
 #include "opening.h"
 
-static struct nvllm_host *host_for(const struct rank *r, const char *kind, const struct nvllm_component *comp)
-{
-	char who[96];
-
-	snprintf(who, sizeof(who), "%s.%s", kind, comp->name);
-	return host_create(who, r->index, r->world);
-}
-
 /* What the device says it can, and what every step needs, must be there to be called. */
 static int check_caps(const struct nvllm_component *comp, const struct rank *r)
 {
@@ -43,7 +35,7 @@ int rank_open_device(struct opening *o, struct rank *r)
 	/* ranks share the host's memory, and have a device each where it has its own */
 	int own = r->index && !(o->e->ranks[0].info.caps & NVLLM_DEV_HOST_MEM) ? r->index : 0, rc;
 
-	r->host_dev = host_for(r, "device", o->dev);
+	r->host_dev = host_for(o->dev, r->index, r->world);
 	r->dvt = o->dev->vt;
 	if (!r->host_dev)
 		return out_of_memory();
@@ -110,7 +102,7 @@ int rank_open_model(struct opening *o, struct rank *r)
 	int rc;
 
 	r->mvt = o->model->vt;
-	r->host_model = host_for(r, "model", o->model);
+	r->host_model = host_for(o->model, r->index, r->world);
 	r->arch.size = sizeof(r->arch);
 	if (!r->host_model)
 		return out_of_memory();
@@ -120,22 +112,31 @@ int rank_open_model(struct opening *o, struct rank *r)
 	return rc ? rc : check_arch(o, &r->arch);
 }
 
-int rank_cut(struct opening *o, struct rank *r)
+/* Names every weight of this rank's share, and with a base loads it. */
+static int bind(struct opening *o, struct rank *r, void *base, int64_t *bytes)
 {
 	struct weights w;
+	int rc;
+
+	weights_init(&w, &o->e->source->ref, r->dvt, r->dev, &r->cuts, base);
+	rc = r->mvt->bind(r->model, &w.pub);
+	rc = rc ? rc : w.pub.status;
+	*bytes = w.bytes;
+	if (w.unit_wanted > o->ffn_unit)
+		o->ffn_unit = w.unit_wanted;
+	weights_finish(&w);
+	return rc;
+}
+
+int rank_cut(struct opening *o, struct rank *r)
+{
 	int rc;
 
 	cuts_free(&r->cuts);
 	rc = cuts_make(&r->cuts, &r->arch, r->index, r->world, o->ffn_unit);
 	if (rc)
 		return rc;
-	weights_init(&w, &o->e->source->ref, r->dvt, r->dev, &r->cuts, NULL);
-	rc = r->mvt->bind(r->model, &w.pub);
-	rc = rc ? rc : w.pub.status;
-	r->weight_bytes = w.bytes;
-	if (w.unit_wanted > o->ffn_unit)
-		o->ffn_unit = w.unit_wanted;
-	weights_finish(&w);
+	rc = bind(o, r, NULL, &r->weight_bytes);
 	return rc ? fail_prefix(rc, "%s: ", o->e->source->path) : NVLLM_OK;
 }
 
@@ -146,12 +147,12 @@ int rank_open_attention(struct opening *o, struct rank *r)
 	int rc;
 
 	r->avt = o->attn->vt;
-	r->host_attn = host_for(r, "attention", o->attn);
+	r->host_attn = host_for(o->attn, r->index, r->world);
 	if (!r->host_attn)
 		return out_of_memory();
 	r->shape = (struct nvllm_attn_shape){
 		.size = sizeof(r->shape), .n_layers = r->arch.n_layers, .kv_dtype = types[set->kv_dtype],
-		.max_tokens = (int32_t)(set->max_tokens > set->max_seqs ? set->max_tokens : set->max_seqs),
+		.max_tokens = step_rows(set),
 		.max_seqs = (int32_t)set->max_seqs, .max_len = set->max_model_len, .layers = r->cuts.list,
 	};
 	r->layout.size = sizeof(r->layout);
@@ -168,10 +169,10 @@ int rank_open_attention(struct opening *o, struct rank *r)
 int rank_open_sampler(struct opening *o, struct rank *r)
 {
 	r->svt = o->sampler->vt;
-	if ((r->svt->flags & NVLLM_SAMPLER_HOST) && !(r->info.caps & NVLLM_DEV_HOST_MEM))
+	if (samples_on_host(r) && !(r->info.caps & NVLLM_DEV_HOST_MEM))
 		return fail(NVLLM_ENOTSUP, "the sampler '%s' runs on the host, the device '%s' keeps its logits to itself",
 			o->sampler->name, o->dev->name);
-	r->host_sampler = host_for(r, "sampler", o->sampler);
+	r->host_sampler = host_for(o->sampler, r->index, r->world);
 	if (!r->host_sampler)
 		return out_of_memory();
 	r->sampler_env = (struct nvllm_sampler_env){ .size = sizeof(r->sampler_env), .max_rows = o->e->max_logits,
@@ -181,24 +182,19 @@ int rank_open_sampler(struct opening *o, struct rank *r)
 
 int rank_load_weights(struct opening *o, struct rank *r)
 {
-	struct weights w;
-	int rc;
+	int64_t bytes;
+	int rc = bind(o, r, r->weight_mem, &bytes);
 
-	weights_init(&w, &o->e->source->ref, r->dvt, r->dev, &r->cuts, r->weight_mem);
-	rc = r->mvt->bind(r->model, &w.pub);
-	rc = rc ? rc : w.pub.status;
-	if (!rc && w.bytes > r->weight_bytes)
+	if (!rc && bytes > r->weight_bytes)
 		rc = fail(NVLLM_EINVAL, "the model '%s' bound more weights the second time", o->model->name);
-	weights_finish(&w);
 	return rc ? rc : r->dvt->sync(r->dev, r->dvt->stream(r->dev));
 }
 
 int rank_open_graphs(struct opening *o, struct rank *r)
 {
 	const struct graph_settings *g = &o->graph_set;
-	bool on_host = r->svt->flags & NVLLM_SAMPLER_HOST;
 
-	r->graphs = graph_pool_create(&r->ref, r->dvt->stream(r->dev), g->capture != GRAPHS_OFF && !on_host, g->sizes.v,
+	r->graphs = graph_pool_create(&r->ref, r->dvt->stream(r->dev), g->capture != GRAPHS_OFF && !samples_on_host(r), g->sizes.v,
 		g->sizes.n, (int32_t)o->e->set.max_seqs);
 	if (!r->graphs)
 		return NVLLM_ENOMEM;

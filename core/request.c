@@ -39,7 +39,6 @@ static int64_t prompt_ids(struct nvllm_engine *e, const struct nvllm_request *r,
 	if (r->tokens ? r->n_tokens < 0 : r->prompt.len < 0)
 		return fail(NVLLM_EINVAL, "the prompt has a length of %lld: it must be 0 or more",
 			(long long)(r->tokens ? r->n_tokens : r->prompt.len));
-
 	if (r->tokens) {
 		n = r->n_tokens;
 		if (n > limit)
@@ -97,7 +96,8 @@ static uint64_t salt_of(const struct nvllm_engine *e, const struct nvllm_params 
 	return h || !p->cache_salt.s ? h : 1;
 }
 
-static int choice_fill(const struct nvllm_engine *e, struct request *q, struct choice *c, const int32_t *ids, int64_t n)
+static int choice_fill(const struct nvllm_engine *e, struct request *q, struct choice *c, const int32_t *ids, int64_t n,
+	uint64_t salt)
 {
 	int64_t n_max = n + q->p.max_tokens, pt = e->ranks[0].layout.page_tokens;
 
@@ -110,13 +110,14 @@ static int choice_fill(const struct nvllm_engine *e, struct request *q, struct c
 	c->seq.n_prompt = (int32_t)n;
 	c->seq.n_max = (int32_t)n_max;
 	c->seq.all_logits = q->p.prompt_logprobs != NVLLM_UNSET;
-	c->seq.salt = salt_of(e, &q->p);
+	c->seq.salt = salt;
 	c->seq.priority = q->p.priority;
 	return NVLLM_OK;
 }
 
 static int request_fill(struct nvllm_engine *e, struct request *q, const struct nvllm_params *p, const int32_t *ids, int64_t n)
 {
+	uint64_t salt = salt_of(e, p);
 	int rc = NVLLM_OK;
 
 	q->p = *p;
@@ -128,7 +129,7 @@ static int request_fill(struct nvllm_engine *e, struct request *q, const struct 
 	for (int32_t i = 0; i < p->n && !rc; i++, q->n++) {
 		q->choice[i].req = q;
 		q->choice[i].index = i;
-		rc = choice_fill(e, q, &q->choice[i], ids, n);
+		rc = choice_fill(e, q, &q->choice[i], ids, n, salt);
 	}
 	q->n_left = q->n;
 	q->p.stops = NULL; /* the caller's; texts have their own */

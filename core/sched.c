@@ -473,10 +473,6 @@ const struct pages *sched_pages(const struct sched *s) { return s->pages; }
 
 void sched_count(const struct sched *s, struct sched_counts *c)
 {
-	struct nvllm_cache_stats st = { .size = sizeof(st) };
-
-	if (s->vt)
-		s->vt->stats(s->cache, &st);
 	*c = (struct sched_counts){ .running = s->running.n, .waiting = s->waiting.n, .preempted = s->preempted,
-		.pages_used = s->lim.n_pages - pages_left(s->pages), .pages_cached = st.held - st.pinned };
+		.pages_used = s->lim.n_pages - pages_left(s->pages), .pages_cached = prefix_evictable(s) };
 }

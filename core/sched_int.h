@@ -43,7 +43,7 @@ void prefix_drop(struct sched *, const int32_t *page, int32_t n);
 /* Leaves q nothing but its tokens: all its pages go. */
 void prefix_strip(struct sched *, struct seq *q);
 /* Pages the cache policy could give up. */
-int32_t prefix_evictable(struct sched *);
+int32_t prefix_evictable(const struct sched *);
 /* Makes n pages free at the cost of cached ones; false if that is not enough, or not yet. */
 bool prefix_evict(struct sched *, int32_t n);
 /* Does somebody beside q hold its page i? */

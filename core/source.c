@@ -67,7 +67,6 @@ static int no_loader(const char *path)
 static int open_loader(struct plugins *pl, struct conf *c, struct source *s, bool need)
 {
 	void *pconf;
-	char who[64];
 	struct stat st;
 	const struct nvllm_loader_vt *vt;
 	int rc;
@@ -80,8 +79,7 @@ static int open_loader(struct plugins *pl, struct conf *c, struct source *s, boo
 	if (!s->loader_comp)
 		return need ? no_loader(s->path) : NVLLM_OK;
 	vt = s->loader_comp->vt;
-	snprintf(who, sizeof(who), "loader.%s", s->loader_comp->name);
-	s->loader_host = host_create(who, 0, 1);
+	s->loader_host = host_for(s->loader_comp, 0, 1);
 	if (!s->loader_host)
 		return fail(NVLLM_ENOMEM, "no memory");
 	s->ref.vt = vt;
@@ -91,7 +89,6 @@ static int open_loader(struct plugins *pl, struct conf *c, struct source *s, boo
 static int open_tokenizer(struct plugins *pl, struct conf *c, struct source *s)
 {
 	void *pconf;
-	char who[64];
 	int rc = choose(pl, c, "tokenizer", NVLLM_KIND_TOKENIZER, s, &s->tok_comp, &pconf);
 
 	if (rc)
@@ -100,8 +97,7 @@ static int open_tokenizer(struct plugins *pl, struct conf *c, struct source *s)
 		return fail(NVLLM_ENOTSUP, "%s: no tokenizer plugin can read what it holds; choose one with [tokenizer] "
 			"plugin, `nvllm plugins` lists them", s->path);
 	s->tok_vt = s->tok_comp->vt;
-	snprintf(who, sizeof(who), "tokenizer.%s", s->tok_comp->name);
-	s->tok_host = host_create(who, 0, 1);
+	s->tok_host = host_for(s->tok_comp, 0, 1);
 	if (!s->tok_host)
 		return fail(NVLLM_ENOMEM, "no memory");
 	rc = s->tok_vt->open(s->tok_host, s->ref.loader ? &s->ref : NULL, s->path, pconf, &s->tok);

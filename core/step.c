@@ -46,10 +46,6 @@ int step_measure(struct rank *r, int64_t *arena_bytes)
 
 struct body { struct rank *rank; int status; };
 
-static bool has_plan(const struct rank *r) { return NVLLM_HAS(r->avt, plan) && r->avt->plan; }
-static bool plans_on_device(const struct rank *r) { return r->avt->flags & NVLLM_ATTN_PLAN_ON_DEVICE; }
-static bool samples_on_host(const struct rank *r) { return r->svt->flags & NVLLM_SAMPLER_HOST; }
-
 static int plan(struct rank *r)
 {
 	return has_plan(r) ? r->avt->plan(r->attn, r->dvt->stream(r->dev), &r->batch.pub) : NVLLM_OK;
@@ -166,38 +162,49 @@ static int log_probs(struct rank *r, const struct sched_step *st, struct flight 
 	return rc;
 }
 
-int step_issue(struct rank *r, const struct sched_step *st)
+/* The step up to `advance`. On an error the model still runs, without its kernels: the
+ * group's sums go on. */
+static int enqueue(struct rank *r, const struct sched_step *st, int32_t bucket, int32_t flight, int status,
+	struct nvllm_tensor *logits)
 {
-	struct flight *f = step_flight(r, st);
-	nvllm_stream stream = r->dvt->stream(r->dev);
-	int32_t bucket = bucket_of(r, st);
-	struct nvllm_tensor logits = { .rows = 0 };
-	struct body b = { .rank = r };
+	struct body b = { .rank = r, .status = status };
 	bool replayed = false;
 
-	fail_clear();
-	batch_lay_out(&r->batch, st, bucket, (int32_t)(f - r->flight), !plans_on_device(r));
-	b.status = copy_pages(r, st);
+	batch_lay_out(&r->batch, st, bucket, flight, !plans_on_device(r));
+	if (!b.status)
+		b.status = copy_pages(r, st);
 	if (!b.status)
 		b.status = batch_copy(&r->batch, r, st);
 	if (!b.status && !plans_on_device(r))
 		b.status = plan(r);
 	if (bucket && !b.status)
-		b.status = graph_pool_run(r->graphs, bucket, run_body, &b, &logits, &replayed);
+		b.status = graph_pool_run(r->graphs, bucket, run_body, &b, logits, &replayed);
 	else
-		b.status = run_body(&b, &logits);
+		b.status = run_body(&b, logits);
 	r->graph_steps += replayed;
-	f->n_top = -1;
-	if (!b.status && st->n_logits)
-		b.status = r->dvt->copy(r->dev, stream, f->out.tokens, r->dev_out.tokens, (int64_t)st->n_logits * 4);
-	if (!b.status && st->n_logits)
-		b.status = log_probs(r, st, f, logits);
-	f->marked = false;
-	if (!b.status && (r->info.caps & NVLLM_DEV_ASYNC)) {
-		b.status = r->dvt->mark_set(r->dev, stream, f->mark);
-		f->marked = !b.status;
-	}
 	return b.status;
+}
+
+int step_issue(struct rank *r, const struct sched_step *st)
+{
+	struct flight *f = step_flight(r, st);
+	nvllm_stream stream = r->dvt->stream(r->dev);
+	struct nvllm_tensor logits = { .rows = 0 };
+	int rc;
+
+	fail_clear();
+	rc = enqueue(r, st, bucket_of(r, st), (int32_t)(f - r->flight), NVLLM_OK, &logits);
+	f->n_top = -1;
+	if (!rc && st->n_logits)
+		rc = r->dvt->copy(r->dev, stream, f->out.tokens, r->dev_out.tokens, (int64_t)st->n_logits * 4);
+	if (!rc && st->n_logits)
+		rc = log_probs(r, st, f, logits);
+	f->marked = false;
+	if (!rc && (r->info.caps & NVLLM_DEV_ASYNC)) {
+		rc = r->dvt->mark_set(r->dev, stream, f->mark);
+		f->marked = !rc;
+	}
+	return rc;
 }
 
 /* A plugin's sampler may be wrong: an id beyond the vocabulary must not travel on. */
@@ -227,25 +234,15 @@ int step_land(struct rank *r, const struct sched_step *st)
 
 int step_warm(struct rank *r)
 {
-	struct sched_step none = { .epoch = 0 };
+	const struct sched_step none = { .epoch = 0 };
 	struct nvllm_tensor logits;
 	const int32_t *size;
-	bool replayed;
-	struct body b = { .rank = r };
+	int rc = NVLLM_OK;
 
-	/* also after an error: the group's sums go on */
 	for (int i = 0, n = graph_pool_sizes(r->graphs, &size); i < n; i++) {
-		batch_lay_out(&r->batch, &none, size[i], 0, !plans_on_device(r));
-		if (!b.status)
-			b.status = batch_copy(&r->batch, r, &none);
-		if (!b.status && !plans_on_device(r))
-			b.status = plan(r);
-		if (!b.status)
-			b.status = graph_pool_run(r->graphs, size[i], run_body, &b, &logits, &replayed);
-		else
-			b.status = run_body(&b, &logits);
-		if (!b.status)
-			b.status = r->dvt->sync(r->dev, r->dvt->stream(r->dev));
+		rc = enqueue(r, &none, size[i], 0, rc, &logits);
+		if (!rc)
+			rc = r->dvt->sync(r->dev, r->dvt->stream(r->dev));
 	}
-	return b.status;
+	return rc;
 }

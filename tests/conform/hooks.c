@@ -10,18 +10,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "../sanitized.h"
 #include "check.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define HOOKS 0
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define HOOKS 0
-#endif
-#endif
-#ifndef HOOKS
-#define HOOKS 1
-#endif
+#define HOOKS (!SANITIZED)
 
 static atomic_int stepping, n_calls;
 static const char *_Atomic first_call;

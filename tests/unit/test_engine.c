@@ -15,17 +15,14 @@
 
 #include <nvllm/engine.h>
 
+#include "../sanitized.h"
+
 /* Counts what the engine's thread allocates inside a step: nothing may. glibc's own
  * entries stand behind; sanitizers bring their own allocator, so there it is not counted. */
 bool log_in_step(void); /* core/log.c */
 void host_step(bool inside);
 static atomic_int n_in_step;
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED
-#endif
-#endif
-#if !defined(SANITIZED) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !SANITIZED
 #define COUNTS_MALLOC 1
 extern void *__libc_malloc(size_t);
 extern void *__libc_calloc(size_t, size_t);

@@ -4,20 +4,10 @@
 #include <malloc.h>
 #include <stdatomic.h>
 
+#include "../sanitized.h"
 #include "engine_rig.h"
 
 #define TINY "model.path=tests/data/gguf/llama3.q8_0.gguf"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
 
 /* On the fake device the same, with steps in flight: its attention and sampler belong to it. */
 #ifdef FAKE_SO
