@@ -93,7 +93,8 @@ static void lay_row(struct batch *b, const struct sched_entry *e, int32_t i, boo
 	int32_t n = e->seq->n_tokens - e->samples;
 
 	b->rows[i] = (struct nvllm_sample_row){
-		.temperature = p->temperature, .top_p = p->top_p, .min_p = p->min_p, .typical_p = 1, .repetition = 1,
+		.temperature = p->temperature, .top_p = p->top_p, .min_p = p->min_p, .typical_p = p->typical_p,
+		.repetition = p->repetition_penalty, .presence = p->presence_penalty, .frequency = p->frequency_penalty,
 		.top_k = p->top_k, .seed = (uint64_t)p->seed, .position = (uint64_t)n, .choice = c->index,
 		.slot = draws ? e->slot : -1, .tokens = e->seq->tokens, .n_prompt = e->seq->n_prompt, .n_tokens = n,
 	};
@@ -150,7 +151,8 @@ static int admit(struct batch *b, struct rank *r, const struct sched_entry *e, i
 
 	a->n_left = e->seq->n_max - e->seq->n_admitted;
 	a->done = 0;
-	memcpy(a->stop_ids, q->stop_ids, sizeof(a->stop_ids));
+	for (int k = 0; k < NVLLM_STOP_IDS; k++) /* the others are the host's to see */
+		a->stop_ids[k] = k < q->n_end_ids ? q->end_ids[k] : -1;
 	rc = r->dvt->copy(r->dev, st, b->slots.n_left + e->slot, &a->n_left, sizeof(a->n_left));
 	if (!rc)
 		rc = r->dvt->copy(r->dev, st, b->slots.done + e->slot, &a->done, sizeof(a->done));

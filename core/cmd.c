@@ -319,5 +319,7 @@ const struct command commands[] = {
 		"JSON strings, one a line, to arrays of token ids", cmd_tokenize },
 	{ "detokenize", "PATH [--no-special]", "arrays of token ids, one a line, to JSON strings",
 		cmd_detokenize },
+	{ "render", "PATH [--now TIME]",
+		"a chat request on standard input to the text of its prompt", cmd_render },
 	{ NULL, NULL, NULL, NULL },
 };

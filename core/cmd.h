@@ -53,7 +53,7 @@ int failed(void);
  * written. */
 int finish_output(int code);
 
-/* ---- cmd.c, cmd_text.c ---- */
+/* ---- cmd.c, cmd_text.c, cmd_render.c ---- */
 /* The commands beside the front ends. Each returns an exit code. */
 struct command {
 	const char *name, *args, *help;
@@ -62,5 +62,6 @@ struct command {
 extern const struct command commands[]; /* ends with a NULL name */
 int cmd_tokenize(const struct cli *, struct conf *, struct plugins *);
 int cmd_detokenize(const struct cli *, struct conf *, struct plugins *);
+int cmd_render(const struct cli *, struct conf *, struct plugins *);
 
 #endif

@@ -7,6 +7,7 @@
 #include "cmd.h"
 #include "engine_int.h"
 #include "json.h"
+#include "utf8.h"
 
 struct lines {
 	const struct source *src;
@@ -33,21 +34,30 @@ static int grow_ids(struct lines *l, int64_t n)
 	return NVLLM_OK;
 }
 
-static int tokenize_line(struct lines *l, const cJSON *v)
+static int bad_json(const struct lines *l, const struct json_error *err)
 {
-	const char *text = cJSON_GetStringValue(v);
-	int64_t len = text ? (int64_t)strlen(text) : 0, n = 0;
+	return fail(NVLLM_EINVAL, "standard input, line %lld, byte %zu: %s", (long long)l->line, err->offset + 1, err->why);
+}
 
-	if (!text)
-		return bad_line(l, "not a JSON string");
+/* A JSON string, \u0000 included. */
+static int tokenize_line(struct lines *l, const char *line, size_t line_len)
+{
+	struct json_error err;
+	const char *text;
+	int64_t len, n = 0;
+
+	l->bytes.len = 0;
+	if (json_string(line, line_len, &l->bytes, &err))
+		return bad_json(l, &err);
+	text = l->bytes.s ? l->bytes.s : "";
+	len = (int64_t)l->bytes.len;
 	if (grow_ids(l, len + 16))
 		return NVLLM_ENOMEM;
 	n = l->src->tok_vt->encode(l->src->tok, text, len, l->encode_flags, l->ids, l->room);
 	if (n > l->room) {
 		if (grow_ids(l, n))
 			return NVLLM_ENOMEM;
-		n = l->src->tok_vt->encode(
-			l->src->tok, text, len, l->encode_flags, l->ids, l->room);
+		n = l->src->tok_vt->encode(l->src->tok, text, len, l->encode_flags, l->ids, l->room);
 	}
 	if (n < 0)
 		return fail_prefix((int)n, "standard input, line %lld: ", (long long)l->line);
@@ -60,48 +70,85 @@ static int tokenize_line(struct lines *l, const cJSON *v)
 	return NVLLM_OK;
 }
 
-static int detokenize_line(struct lines *l, const cJSON *v)
+/* Byte tokens in a row are one text: all of it, or one U+FFFD a byte. */
+static void end_run(struct lines *l, struct json_buf *run)
 {
-	uint32_t first = NVLLM_PIECE_FIRST;
-	const cJSON *item;
-
-	if (!cJSON_IsArray(v))
-		return bad_line(l, "not a JSON array of token ids");
-	l->bytes.len = 0;
-	cJSON_ArrayForEach(item, v) {
-		int64_t id;
-		int32_t len = 0;
-		const char *s;
-
-		if (json_int64(item, &id))
-			return bad_line(l, "a token id is not a whole number");
-		s = id < 0 || id > INT32_MAX ? NULL :
-					       l->src->tok_vt->piece(l->src->tok, (int32_t)id,
-						       l->piece_flags | first, &len);
-		if (!s)
-			return fail(NVLLM_EINVAL,
-				"standard input, line %lld: token id %lld is outside 0..%d",
-				(long long)l->line, (long long)id, l->src->tok_info.n_tokens - 1);
-		json_put_raw(&l->bytes, s, (size_t)len);
-		first = 0;
-	}
-	json_put_string(&l->out, l->bytes.s ? l->bytes.s : "", l->bytes.len);
-	return l->bytes.failed ? bad_line(l, "no memory") : NVLLM_OK;
+	if (utf8_check(run->s ? run->s : "", run->len) == run->len)
+		json_put_raw(&l->bytes, run->s ? run->s : "", run->len);
+	else
+		for (size_t i = 0; i < run->len; i++)
+			json_put(&l->bytes, "\xEF\xBF\xBD");
+	run->len = 0;
 }
 
-static int one_line(struct lines *l, const char *s, size_t len,
-	int (*fn)(struct lines *, const cJSON *))
+/* Adds one token's text. Ids outside the vocabulary are passed over, as Hugging Face's
+ * tokenizers do. */
+static void put_token(struct lines *l, struct json_buf *run, int64_t id, bool *begun)
+{
+	const struct source *src = l->src;
+	int32_t len = 0, byte;
+	const char *s = id < 0 || id > INT32_MAX ? NULL :
+		src->tok_vt->piece(src->tok, (int32_t)id, l->piece_flags, &len);
+	char c;
+
+	if (!s || !len)
+		return;
+	if (!*begun)
+		s = src->tok_vt->piece(src->tok, (int32_t)id, l->piece_flags | NVLLM_PIECE_FIRST, &len);
+	*begun = true;
+	byte = source_byte(src, (int32_t)id);
+	if (byte < 0) {
+		end_run(l, run);
+		json_put_raw(&l->bytes, s, (size_t)len);
+		return;
+	}
+	c = (char)byte;
+	json_put_raw(run, &c, 1);
+}
+
+static int put_tokens(struct lines *l, const cJSON *list)
+{
+	struct json_buf run = { 0 };
+	bool begun = false, failed;
+	const cJSON *item;
+	int rc = NVLLM_OK;
+
+	cJSON_ArrayForEach(item, list) {
+		int64_t id;
+
+		if (json_int64(item, &id)) {
+			rc = bad_line(l, "a token id is not a whole number");
+			break;
+		}
+		put_token(l, &run, id, &begun);
+	}
+	end_run(l, &run);
+	failed = run.failed || l->bytes.failed;
+	json_buf_free(&run);
+	return rc || !failed ? rc : bad_line(l, "no memory");
+}
+
+static int detokenize_line(struct lines *l, const char *line, size_t len)
 {
 	struct json_error err;
 	cJSON *v;
 	int rc;
 
-	if (json_parse(s, len, NULL, &v, &err))
-		return fail(NVLLM_EINVAL, "standard input, line %lld, byte %zu: %s",
-			(long long)l->line, err.offset + 1, err.why);
-	l->out.len = 0;
-	rc = fn(l, v);
+	if (json_parse(line, len, NULL, &v, &err))
+		return bad_json(l, &err);
+	l->bytes.len = 0;
+	rc = cJSON_IsArray(v) ? put_tokens(l, v) : bad_line(l, "not a JSON array of token ids");
 	cJSON_Delete(v);
+	json_put_string(&l->out, l->bytes.s ? l->bytes.s : "", l->bytes.len);
+	return rc;
+}
+
+static int one_line(struct lines *l, const char *s, size_t len, int (*fn)(struct lines *, const char *, size_t))
+{
+	int rc;
+
+	l->out.len = 0;
+	rc = fn(l, s, len);
 	json_put(&l->out, "\n");
 	if (!rc && l->out.failed)
 		rc = bad_line(l, "no memory");
@@ -111,7 +158,7 @@ static int one_line(struct lines *l, const char *s, size_t len,
 }
 
 /* Each line of standard input through fn, its answer out at once. */
-static int each_line(struct lines *l, int (*fn)(struct lines *, const cJSON *))
+static int each_line(struct lines *l, int (*fn)(struct lines *, const char *, size_t))
 {
 	char *s = NULL;
 	size_t room = 0;
@@ -131,7 +178,7 @@ static int each_line(struct lines *l, int (*fn)(struct lines *, const cJSON *))
 }
 
 static int run_lines(const struct cli *c, struct conf *conf, struct plugins *plugins,
-	bool plain_too, int (*fn)(struct lines *, const cJSON *))
+	bool plain_too, int (*fn)(struct lines *, const char *, size_t))
 {
 	struct lines l = { .encode_flags = NVLLM_ENCODE_SPECIAL };
 	const char *path = NULL, *s;

@@ -104,13 +104,14 @@ int cuts_make(struct cuts *c, const struct nvllm_arch *a, int32_t rank, int32_t 
 	int rc;
 
 	*c = (struct cuts){
-		.rank = rank, .world = world, .ffn_total = a->ffn, .vocab_total = a->vocab,
+		.rank = rank, .world = world, .ffn_total = a->ffn, .moe_total = a->moe_ffn, .vocab_total = a->vocab,
 		.ffn_unit = ffn_unit, .n_layers = (int32_t)n, .whole = a->layers,
 	};
-	if (world < 1 || rank < 0 || rank >= world || ffn_unit < 1 || a->ffn < 0 || a->vocab < 0)
+	if (world < 1 || rank < 0 || rank >= world || ffn_unit < 1 || a->ffn < 0 || a->moe_ffn < 0 || a->vocab < 0)
 		return fail(NVLLM_EINVAL, "rank %d of %d cannot share %lld MLP columns, %lld together, and %lld tokens",
 			rank, world, (long long)a->ffn, (long long)ffn_unit, (long long)a->vocab);
 	c->ffn = share_units(a->ffn, ffn_unit, rank, world);
+	c->moe = share_units(a->moe_ffn, ffn_unit, rank, world);
 	c->vocab = share(a->vocab, rank, world);
 	c->q = calloc(n + 1, sizeof(*c->q));
 	c->kv = calloc(n + 1, sizeof(*c->kv));
@@ -174,23 +175,24 @@ static int part_heads_in(const struct cuts *c, int32_t layer, int64_t cols, stru
 	return NVLLM_OK;
 }
 
-static int part_runs(const struct cuts *c, int64_t rows, struct cut_part *p)
+/* Runs of one MLP's width, of which this rank has `mine`. */
+static int part_runs(int64_t total, struct slice mine, int64_t rows, struct cut_part *p)
 {
-	int64_t runs = c->ffn_total ? rows / c->ffn_total : 0, most = sizeof(p->row) / sizeof(p->row[0]);
+	int64_t runs = total ? rows / total : 0, most = sizeof(p->row) / sizeof(p->row[0]);
 
-	if (runs < 1 || runs > most || rows % c->ffn_total)
+	if (runs < 1 || runs > most || rows % total)
 		return fail(NVLLM_EINVAL, "%lld rows are not one to %lld times the %lld of the MLP", (long long)rows,
-			(long long)most, (long long)c->ffn_total);
+			(long long)most, (long long)total);
 	for (int64_t i = 0; i < runs; i++)
-		add_rows(p, i * c->ffn_total + c->ffn.first, c->ffn.n);
+		add_rows(p, i * total + mine.first, mine.n);
 	return NVLLM_OK;
 }
 
-static int part_cols(const struct cuts *c, int64_t cols, struct cut_part *p)
+static int part_cols(int64_t total, struct slice mine, int64_t cols, struct cut_part *p)
 {
-	if (!cols || cols != c->ffn_total)
-		return fail(NVLLM_EINVAL, "%lld columns are not the %lld of the MLP", (long long)cols, (long long)c->ffn_total);
-	p->col = c->ffn;
+	if (!cols || cols != total)
+		return fail(NVLLM_EINVAL, "%lld columns are not the %lld of the MLP", (long long)cols, (long long)total);
+	p->col = mine;
 	return NVLLM_OK;
 }
 
@@ -212,7 +214,7 @@ int cuts_part(const struct cuts *c, int cut, int32_t layer, int64_t rows, int64_
 	case NVLLM_CUT_HEADS:
 		return part_heads(c, layer, rows, p);
 	case NVLLM_CUT_ROWS:
-		return part_runs(c, rows, p);
+		return part_runs(c->ffn_total, c->ffn, rows, p);
 	case NVLLM_CUT_VOCAB:
 		return part_vocab(c, rows, p);
 	}
@@ -223,7 +225,19 @@ int cuts_part(const struct cuts *c, int cut, int32_t layer, int64_t rows, int64_
 	case NVLLM_CUT_HEADS_IN:
 		return part_heads_in(c, layer, cols, p);
 	case NVLLM_CUT_COLS:
-		return part_cols(c, cols, p);
+		return part_cols(c->ffn_total, c->ffn, cols, p);
 	}
 	return fail(NVLLM_EINVAL, "%d is no way to cut a weight (enum nvllm_cut)", cut);
+}
+
+int cuts_expert(const struct cuts *c, int cut, int64_t rows, int64_t cols, struct cut_part *p)
+{
+	*p = (struct cut_part){ .col = { 0, cols } };
+	if (cut == NVLLM_CUT_ROWS)
+		return part_runs(c->moe_total, c->moe, rows, p);
+	add_rows(p, 0, rows);
+	if (cut == NVLLM_CUT_COLS)
+		return part_cols(c->moe_total, c->moe, cols, p);
+	return cut == NVLLM_WHOLE ? NVLLM_OK :
+		fail(NVLLM_EINVAL, "%d is no way to cut a weight of experts (enum nvllm_cut)", cut);
 }

@@ -12,9 +12,9 @@ struct slice { int64_t first, n; };
 
 struct cuts {
 	int32_t rank, world;
-	struct slice ffn;         /* of arch.ffn, in units of ffn_unit (the last one may be shorter) */
+	struct slice ffn, moe;    /* of arch.ffn and moe_ffn, in units of ffn_unit (the last one may be shorter) */
 	struct slice vocab;       /* of arch.vocab */
-	int64_t ffn_total, vocab_total, ffn_unit;
+	int64_t ffn_total, moe_total, vocab_total, ffn_unit;
 	int32_t n_layers;
 	const struct nvllm_attn_layer *const *whole; /* [n_layers] the model's */
 	struct slice *q, *kv;     /* [n_layers] heads of this rank; q's n is a multiple of kv's n */
@@ -41,5 +41,7 @@ struct cut_part {
 /* 0, or NVLLM_EINVAL and a sentence where the size does not belong to the cut (rows of
  * NVLLM_CUT_HEADS that are neither q + k + v, q nor k heads of the layer, and so on). */
 int  cuts_part(const struct cuts *, int cut, int32_t layer, int64_t rows, int64_t cols, struct cut_part *);
+/* The same of one expert's weight: its width is arch.moe_ffn. */
+int  cuts_expert(const struct cuts *, int cut, int64_t rows, int64_t cols, struct cut_part *);
 
 #endif

@@ -182,8 +182,11 @@ static void commit(struct nvllm_engine *e, const struct sched_step *st)
 	int64_t sampled = 0;
 
 	sched_commit(e->sched, f->out.tokens);
-	for (int32_t i = 0; i < st->n_seqs; i++)
-		sampled += st->entry[i].seq && st->entry[i].samples;
+	for (int32_t i = 0; i < st->n_seqs; i++) {
+		const struct choice *c = choice_of(st->entry[i].seq);
+
+		sampled += c && st->entry[i].samples && !c->failed;
+	}
 	pthread_mutex_lock(&e->lock);
 	e->stats.output_tokens += sampled; /* before anyone who waits is told */
 	pthread_mutex_unlock(&e->lock);
@@ -192,7 +195,7 @@ static void commit(struct nvllm_engine *e, const struct sched_step *st)
 
 		/* none: it ended while the step was in flight */
 		if (c && choice_advance(e, c, &st->entry[i], f))
-			retire(e, c, &e->stats.finished);
+			retire(e, c, c->failed ? &e->stats.failed : &e->stats.finished);
 	}
 }
 
@@ -379,10 +382,10 @@ static const char *piece(struct nvllm_engine *e, int32_t token, uint32_t flags, 
 
 static int64_t render(struct nvllm_engine *e, const struct nvllm_chat_request *r, char *text, int64_t room)
 {
-	if (!e->chat)
+	if (!e->chat.chat)
 		return fail(NVLLM_ENOTSUP, "this checkpoint has no chat template: use a plain prompt (--raw), or choose "
 			"one with [chat] plugin");
-	return e->chat_vt->render(e->chat, r, text, room);
+	return e->chat.vt->render(e->chat.chat, r, text, room);
 }
 
 static const char *error(struct nvllm_engine *e)

@@ -14,6 +14,7 @@
 #include <nvllm/chat.h>
 #include <nvllm/comm.h>
 #include <nvllm/engine.h>
+#include <nvllm/logits.h>
 #include <nvllm/model.h>
 #include <nvllm/sampler.h>
 
@@ -23,8 +24,11 @@
 #include "scheduler.h"
 
 #define MAX_TOP 20       /* most log probabilities listed for one token */
-#define MAX_STOPS 1024   /* stop texts of a request */
+#define MAX_STOPS 1024   /* stop texts, stop tokens, bad words of a request */
+#define MAX_PROCESSORS 8 /* of logits */
 #define MAX_STOP_BYTES (1 << 16)
+#define MAX_TEXT_BYTES (1 << 20) /* of all its stop texts; of all its bad words */
+#define MAX_EOS 64       /* tokens that end an answer, as the checkpoint has it */
 
 /* Where the next array may begin in device memory. */
 static inline int64_t align256(int64_t bytes) { return (bytes + 255) & ~(int64_t)255; }
@@ -38,8 +42,11 @@ struct engine_settings {
 };
 struct model_settings  { const char *plugin, *path, *name; };
 struct device_settings { const char *plugin; int64_t ordinal; };
-struct word_settings   { const char *plugin; };  /* [loader] [tokenizer] [chat] [attention] [cache] [comm] */
-struct sampler_settings { const char *plugin, *temperature, *top_p, *min_p, *top_k; };
+struct word_settings   { const char *plugin; };  /* [loader] [tokenizer] [chat] [attention] [cache] [comm] [logits] */
+struct sampler_settings {
+	const char *plugin, *temperature, *top_p, *min_p, *typical_p, *repetition_penalty, *presence_penalty,
+		*frequency_penalty, *top_k;
+};
 enum { GRAPHS_OFF, GRAPHS_LAZY, GRAPHS_STARTUP };
 struct graph_settings  { int32_t capture; struct nvllm_ints sizes; };
 
@@ -68,7 +75,27 @@ struct source {
 /* conf NULL: all defaults, plugins by probing. need_loader: a file that no loader reads
  * is refused even where a tokenizer could read it. */
 int  source_open(struct plugins *, struct conf *, const char *path, bool need_loader, struct source **out);
+/* For a chat template alone: with a loader if the path has one that opens, without a tokenizer. */
+int  source_open_chat(struct plugins *, struct conf *, const char *path, struct source **out);
 void source_close(struct source *); /* NULL is legal */
+
+/* The byte that a token of a byte-fallback vocabulary stands for, else -1. */
+static inline int32_t source_byte(const struct source *s, int32_t token)
+{
+	return NVLLM_HAS(s->tok_vt, byte) && s->tok_vt->byte ? s->tok_vt->byte(s->tok, token) : -1;
+}
+
+/* ---- chat.c: the checkpoint's chat template ---- */
+struct chat_ref {
+	const struct nvllm_component *comp;   /* NULL: there is no template */
+	const struct nvllm_chat_vt *vt;
+	struct nvllm_host *host;
+	struct nvllm_chat *chat;
+};
+/* Named by [chat] plugin, else by probing. conf and loader may be NULL. */
+int  chat_open(struct plugins *, struct conf *, const struct nvllm_loader_ref *loader, const char *path,
+	struct chat_ref *out);
+void chat_close(struct chat_ref *); /* also after a chat_open that failed */
 
 /* ---- weights.c ---- */
 struct weights {
@@ -76,7 +103,9 @@ struct weights {
 	const struct nvllm_loader_ref *loader;
 	const struct nvllm_device_vt *dvt;
 	struct nvllm_device *dev;
+	const struct nvllm_device_info *info;
 	const struct cuts *cuts;              /* this rank's share */
+	int64_t max_len;                      /* longest sequence the engine will take */
 	int64_t unit_wanted;                  /* dry: largest block that a cut fell into; 0 = none did */
 	bool dry;                             /* names and shapes only: data stays NULL */
 	char *base;                           /* device memory for all weights, NULL when dry */
@@ -86,11 +115,12 @@ struct weights {
 	int64_t bounce_bytes;
 };
 /* Prepares w for one bind(). base NULL = dry. */
-void weights_init(struct weights *w, const struct nvllm_loader_ref *, const struct nvllm_device_vt *,
-	struct nvllm_device *, const struct cuts *, void *base);
+void weights_init(struct weights *w, const struct nvllm_loader_ref *, const struct nvllm_device_ref *,
+	const struct cuts *, int64_t max_len, void *base);
 void weights_finish(struct weights *w);
-/* rope.c: inverse frequencies of a descriptor, dims / 2 of them; *mscale as in nvllm_rotary. */
-int rope_table(const struct nvllm_rope *, const float *factors, float *inv_freq, double *mscale);
+/* rope.c: inverse frequencies of a descriptor, dims / 2 of them; *mscale as in nvllm_rotary.
+ * max_len: the longest sequence, tokens. */
+int rope_table(const struct nvllm_rope *, int64_t max_len, const float *factors, float *inv_freq, double *mscale);
 
 /* ---- ops.c ---- */
 struct rank;
@@ -154,6 +184,11 @@ struct flight {
 };
 
 /* ---- the rank ---- */
+struct processor {
+	const char *name;
+	struct nvllm_host *host;
+	const struct nvllm_logits_vt *vt;        struct nvllm_logits *inst;
+};
 struct rank {
 	int32_t index, world;
 	struct nvllm_host *host_dev, *host_model, *host_attn, *host_sampler, *host_comm;
@@ -178,8 +213,17 @@ struct rank {
 	struct flight *flight;                   /* [n_flights]: step `epoch` has flight epoch % n_flights */
 	int32_t n_flights;                       /* run-ahead depth + 1 */
 	int64_t graph_steps;                     /* replayed */
+	struct processor proc[MAX_PROCESSORS];   /* the engine's n_procs */
+	/* Host memory for a step's sampling where it cannot be done in place: */
+	float *row;                              /* [vocab] of a row that processors change */
+	void *dev_row;                           /* the same on the device, for a sampler that runs there */
+	float *far_logits;                       /* [max_logits][vocab] of a host sampler whose device is out of reach */
+	int32_t *far_tokens;                     /* [max_logits] */
+	void *far_work;                          /* its workspace; else NULL */
 };
 
+/* The host cannot follow this device's addresses. */
+static inline bool is_far(const struct rank *r) { return !(r->info.caps & NVLLM_DEV_HOST_MEM); }
 static inline bool samples_on_host(const struct rank *r) { return r->svt->flags & NVLLM_SAMPLER_HOST; }
 /* An attention backend plans on the device, on the host, or not at all. */
 static inline bool has_plan(const struct rank *r) { return NVLLM_HAS(r->avt, plan) && r->avt->plan; }
@@ -234,8 +278,21 @@ int  step_measure(struct rank *, int64_t *arena_bytes);
 /* Runs every size of the graph pool once, with padding alone, so that all are recorded. */
 int  step_warm(struct rank *);
 
+/* ---- process.c: processors of logits ---- */
+struct choice;
+int  process_open(struct opening *);
+void process_close(struct rank *);
+/* At the door: members of extra that nobody reads are refused. */
+int  process_check_extra(const struct nvllm_engine *, struct nvllm_str extra);
+/* What one choice asks of each processor, on each rank; undone by process_forget(). */
+int  process_ask(struct nvllm_engine *, struct choice *, const struct nvllm_logits_ask *);
+void process_forget(struct nvllm_engine *, struct choice *);
+/* [step] Changes the row. A failure stays in the choice. */
+void process_row(struct rank *, struct choice *, const struct nvllm_sample_row *, float *logits);
+
 /* ---- params.c: which value won, and refusing what cannot be ---- */
-struct defaults { double temperature, top_p, min_p; int64_t top_k; };
+enum { P_TEMPERATURE, P_TOP_P, P_MIN_P, P_TYPICAL_P, P_REPETITION, P_PRESENCE, P_FREQUENCY, P_N };
+struct defaults { double v[P_N]; int64_t top_k; };
 int  defaults_resolve(struct defaults *, struct conf *, const struct sampler_settings *,
 	const struct nvllm_loader_ref *);
 /* *out = given with the unset values filled in; refuses bad ranges and parameters that
@@ -247,8 +304,9 @@ int  params_resolve(const struct nvllm_engine *, const struct nvllm_params *give
 struct text;
 struct text *text_create(const struct nvllm_str *stops, int64_t n_stops, int32_t max_piece);
 void text_destroy(struct text *);
-/* Adds a token's bytes. Returns the stop text that ended the answer, or NULL. */
-const char *text_push(struct text *, const char *bytes, int32_t len);
+/* Adds a token's bytes; byte: its vt->byte, -1 = a piece like others. Returns the stop text
+ * that ended the answer, or NULL; look false: stop texts do not end it yet. */
+const char *text_push(struct text *, const char *bytes, int32_t len, int32_t byte, bool look);
 /* What may be sent now; valid until the next call. end: nothing more will come. */
 struct nvllm_str text_take(struct text *, bool end);
 
@@ -259,13 +317,18 @@ struct choice {
 	struct text *text;
 	int64_t t_start, t_first;
 	int32_t index;
-	bool over, cancelled;
+	bool over, cancelled, begun;  /* begun: a token that gives bytes was made */
+	struct nvllm_logits_state **state; /* [tp][n_procs] */
+	int failed;                   /* status of a processor that could not go on */
+	char why[256];
 };
 struct request {
 	uint64_t id;
 	struct request *next;         /* in the engine's list of live requests */
 	struct nvllm_params p;        /* resolved */
-	int32_t stop_ids[NVLLM_STOP_IDS]; /* -1 fills the rest */
+	struct nvllm_engine *engine;
+	int32_t *end_ids;             /* [n_end_ids] that end an answer: the checkpoint's n_eos, then its own */
+	int32_t n_end_ids, n_eos;
 	void (*on_event)(void *, const struct nvllm_event *);
 	void *user;
 	int64_t t_submit, deadline;   /* ns; 0 = none */
@@ -298,8 +361,8 @@ struct nvllm_engine {
 	struct engine_settings set;
 	struct model_settings model_set;
 	struct source *source;
-	const struct nvllm_chat_vt *chat_vt;     struct nvllm_chat *chat;
-	struct nvllm_host *host_chat, *host_cache;
+	struct chat_ref chat;
+	struct nvllm_host *host_cache;
 	const struct nvllm_cache_vt *cache_vt;   struct nvllm_cache *cache;
 	int32_t tp, depth;                       /* ranks; run-ahead depth in use */
 	struct rank *ranks;                      /* [tp] */
@@ -307,8 +370,11 @@ struct nvllm_engine {
 	struct sched *sched;
 	struct defaults defaults;
 	const char *sampler_name;
+	int n_procs;
+	uint64_t proc_takes;                     /* what they carry out, together */
+	struct nvllm_logits_env logits_env;
 	struct nvllm_info info;
-	int32_t eos[NVLLM_STOP_IDS];
+	int32_t eos[MAX_EOS];                    /* the device is told of the first NVLLM_STOP_IDS */
 	int n_eos;
 	uint64_t seed;
 	int32_t max_logits;

@@ -61,8 +61,8 @@ static void send_prompt(struct choice *c)
 
 static bool is_end(const struct request *q, int32_t id)
 {
-	for (int i = 0; i < NVLLM_STOP_IDS; i++)
-		if (q->stop_ids[i] == id)
+	for (int i = 0; i < q->n_end_ids; i++)
+		if (q->end_ids[i] == id)
 			return true;
 	return false;
 }
@@ -71,8 +71,10 @@ void choice_finish(struct choice *c, int finish, int32_t stop_token, const char 
 {
 	struct request *q = c->req;
 	const struct seq *s = &c->seq;
+	/* a token drawn from logits that a processor could not finish was not answered */
+	int32_t n_answer = s->n_known - s->n_prompt - (finish == NVLLM_FINISH_ERROR && c->failed);
 	struct nvllm_usage u = { .size = sizeof(u), .n_prompt = s->n_prompt,
-		.n_output = s->n_known > s->n_prompt ? s->n_known - s->n_prompt : 0,
+		.n_output = n_answer > 0 ? n_answer : 0,
 		.n_cached = s->n_cached, .n_preempted = s->n_preempted,
 		.started_ns = c->t_start ? c->t_start - q->t_submit : 0,
 		.first_token_ns = c->t_first ? c->t_first - q->t_submit : 0, .done_ns = now_ns() - q->t_submit };
@@ -84,11 +86,27 @@ void choice_finish(struct choice *c, int finish, int32_t stop_token, const char 
 	send(q, &ev);
 }
 
+/* The new token's text goes to the answer. Returns the stop text that ends it, or NULL. */
+static const char *add_text(struct nvllm_engine *e, struct choice *c, int32_t id, int32_t n_out)
+{
+	const struct source *s = e->source;
+	uint32_t flags = NVLLM_PIECE_SKIP_SPECIAL;
+	int32_t len = 0;
+	const char *bytes = s->tok_vt->piece(s->tok, id, flags, &len);
+
+	if (!bytes || !len)
+		return NULL;
+	if (!c->begun)
+		bytes = s->tok_vt->piece(s->tok, id, flags | NVLLM_PIECE_FIRST, &len);
+	c->begun = true;
+	return text_push(c->text, bytes, len, source_byte(s, id), n_out > c->req->p.min_tokens);
+}
+
 bool choice_advance(struct nvllm_engine *e, struct choice *c, const struct sched_entry *s, const struct flight *f)
 {
-	int32_t row = s->logit_from + s->n_logits - 1, id, len = 0, n_out;
+	int32_t row = s->logit_from + s->n_logits - 1, id, n_out;
 	struct request *q = c->req;
-	const char *stop = NULL, *bytes;
+	const char *stop = NULL;
 	struct nvllm_token tok;
 	const struct nvllm_token *list[2] = { &tok, NULL };
 	struct nvllm_event ev = { .type = NVLLM_EVENT_TOKENS, .choice = c->index, .tokens = list, .n_tokens = 1,
@@ -99,6 +117,10 @@ bool choice_advance(struct nvllm_engine *e, struct choice *c, const struct sched
 		take_prompt(c, s, f);
 	if (!s->samples)
 		return false;
+	if (c->failed) {
+		choice_finish(c, NVLLM_FINISH_ERROR, -1, NULL, c->failed, c->why);
+		return true;
+	}
 	id = f->out.tokens[row];
 	n_out = c->seq.n_known - c->seq.n_prompt;
 	if (n_out == 1)
@@ -106,10 +128,8 @@ bool choice_advance(struct nvllm_engine *e, struct choice *c, const struct sched
 	send_prompt(c);
 	read_row(f, row, q->p.logprobs, id, &tok);
 	end = is_end(q, id);
-	bytes = e->source->tok_vt->piece(e->source->tok, id,
-		NVLLM_PIECE_SKIP_SPECIAL | (n_out == 1 ? NVLLM_PIECE_FIRST : 0), &len);
-	if (!end && bytes)
-		stop = text_push(c->text, bytes, len);
+	if (!end)
+		stop = add_text(e, c, id, n_out);
 	ev.text = text_take(c->text, false);
 	send(q, &ev);
 	if (!end && !stop && n_out < q->p.max_tokens)

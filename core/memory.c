@@ -89,7 +89,7 @@ static int measure_rank(struct opening *o, struct rank *r)
 		(int32_t)((e->set.max_model_len + pt - 1) / pt), (int32_t)pt);
 	rc = step_measure(r, &r->arena_bytes);
 	r->work_bytes = r->arena_bytes + r->layout.workspace_bytes + r->sampler_env.workspace_bytes + r->batch_bytes +
-		step_out_bytes(e->max_logits);
+		step_out_bytes(e->max_logits) + (e->n_procs ? r->arch.vocab * (int64_t)sizeof(float) : 0);
 	return rc;
 }
 
@@ -133,6 +133,30 @@ static int make_flights(const struct nvllm_engine *e, struct rank *r)
 	return rc;
 }
 
+static void *host_get(int64_t bytes) { return calloc(1, (size_t)bytes + 1); }
+
+/* What sampling needs beside the logits: in host memory for a host sampler. */
+static int make_sampling(const struct nvllm_engine *e, struct rank *r)
+{
+	int64_t row = r->arch.vocab * (int64_t)sizeof(float);
+	bool host = samples_on_host(r), far = is_far(r), ok = true;
+	int rc = NVLLM_OK;
+
+	if (e->n_procs)
+		ok = (r->row = host_get(row)) != NULL;
+	if (host && far) {
+		r->far_logits = host_get(row * e->max_logits);
+		r->far_tokens = host_get(e->max_logits * (int64_t)sizeof(*r->far_tokens));
+		r->far_work = r->sampler_work = aligned_alloc(64, (size_t)(r->sampler_env.workspace_bytes + 127) / 64 * 64);
+		ok = ok && r->far_logits && r->far_tokens && r->far_work;
+	} else {
+		rc = get(r, &r->sampler_work, r->sampler_env.workspace_bytes, "sampler workspace");
+		if (!rc && e->n_procs && far)
+			rc = get(r, &r->dev_row, row, "row of logits");
+	}
+	return ok ? rc : fail(NVLLM_ENOMEM, "no host memory for the logits of a step, %.1f MiB", mib(row * e->max_logits));
+}
+
 static int allocate_rank(const struct nvllm_engine *e, struct rank *r)
 {
 	char *at;
@@ -141,7 +165,7 @@ static int allocate_rank(const struct nvllm_engine *e, struct rank *r)
 	rc = rc ? rc : get(r, &r->kv_mem, r->kv_bytes, "KV cache");
 	rc = rc ? rc : get(r, &r->arena, r->arena_bytes, "activations");
 	rc = rc ? rc : get(r, &r->attn_work, r->layout.workspace_bytes, "attention workspace");
-	rc = rc ? rc : get(r, &r->sampler_work, r->sampler_env.workspace_bytes, "sampler workspace");
+	rc = rc ? rc : make_sampling(e, r);
 	rc = rc ? rc : get(r, &r->batch_mem, r->batch_bytes, "step's inputs");
 	rc = rc ? rc : get(r, &r->out_mem, step_out_bytes(e->max_logits), "step's results");
 	rc = rc ? rc : make_flights(e, r);

@@ -7,6 +7,8 @@
 
 #include "opening.h"
 
+#define MAX_LEN (1 << 30) /* as [engine] max_model_len has it: positions are int32_t */
+
 /* ---- sections ---- */
 
 /* The plugin a section names, before the section is filled. */
@@ -248,7 +250,7 @@ static int open_backends(struct opening *o)
 {
 	struct nvllm_engine *e = o->e;
 	const struct nvllm_arch *a = &e->ranks[0].arch;
-	int64_t len = e->set.max_model_len ? e->set.max_model_len : a->max_len;
+	int64_t own = a->max_len < MAX_LEN ? a->max_len : MAX_LEN, len = e->set.max_model_len ? e->set.max_model_len : own;
 	int rc = NVLLM_OK;
 
 	if (len > a->max_len)
@@ -270,51 +272,40 @@ static int open_backends(struct opening *o)
 	return defaults_resolve(&e->defaults, o->c, &o->sampler_set, &e->source->ref);
 }
 
-static int open_chat(struct opening *o)
-{
-	struct nvllm_engine *e = o->e;
-	struct nvllm_array t = { .size = sizeof(t) };
-	const struct nvllm_str *s;
-	const char *w = word(o, "chat");
-	struct word_settings core;
-	int rc;
-
-	if (!strcmp(w, "auto")) {
-		if (e->source->ref.vt->array(e->source->ref.loader, "tokenizer.chat_template", &t) || t.type != NVLLM_ARRAY_STR || t.n < 1)
-			return section_fill(o->c, "chat", &core, NULL, NULL);
-		s = t.data;
-		if (!memmem(s->s, (size_t)s->len, "<|im_start|>", 12))
-			return section_fill(o->c, "chat", &core, NULL, NULL);
-		w = "chatml";
-	}
-	o->chat = plugin_find(o->pl, NVLLM_KIND_CHAT, w, ~0ull, NULL);
-	if (!o->chat)
-		return NVLLM_ENOENT;
-	e->chat_vt = o->chat->vt;
-	e->host_chat = host_for(o->chat, 0, 1);
-	rc = e->host_chat ? section_fill(o->c, "chat", &core, o->chat, &o->chat_conf) : out_of_memory();
-	return rc ? rc : e->chat_vt->open(e->host_chat, &e->source->ref, e->source->path, o->chat_conf, &e->chat);
-}
-
 static void add_eos(struct nvllm_engine *e, int32_t id)
 {
 	for (int i = 0; i < e->n_eos; i++)
 		if (e->eos[i] == id)
 			return;
-	if (e->n_eos < NVLLM_STOP_IDS)
+	if (e->n_eos < MAX_EOS)
 		e->eos[e->n_eos++] = id;
+	else
+		log_line(NVLLM_LOG_WARN, NULL, "%s: end token %d is ignored: there may be %d", e->source->path, id, MAX_EOS);
 }
 
-/* The ids that end an answer: the tokenizer's, and the token that ends a turn of the chat
- * template. */
+/* The ids that end an answer: the tokenizer's, those of the checkpoint's generation config,
+ * and the token that ends a turn of the chat template. */
 static void eos_of(struct nvllm_engine *e)
 {
 	const struct source *s = e->source;
-	const char *turn = e->chat && NVLLM_HAS(e->chat_vt, stop) && e->chat_vt->stop ? e->chat_vt->stop(e->chat) : NULL;
+	const struct chat_ref *c = &e->chat;
+	const char *turn = c->chat && NVLLM_HAS(c->vt, stop) && c->vt->stop ? c->vt->stop(c->chat) : NULL;
+	const char *list = s->ref.vt->meta(s->ref.loader, "generation.eos_token_id");
 	int32_t id;
 
 	for (int i = 0; i < s->tok_info.n_eos_ids; i++)
 		add_eos(e, s->tok_info.eos_ids[i]);
+	for (char *end; list && *list; list = *end ? end + 1 : NULL) {
+		long v = strtol(list, &end, 10);
+
+		if (end != list && (*end == ' ' || !*end) && v >= 0 && v < e->ranks[0].arch.vocab) {
+			add_eos(e, (int32_t)v);
+			continue;
+		}
+		end = list + strcspn(list, " ");
+		log_line(NVLLM_LOG_WARN, NULL, "%s: eos_token_id '%.*s' names no token of the vocabulary of %lld: ignored", s->path,
+			(int)(end - list), list, (long long)e->ranks[0].arch.vocab);
+	}
 	if (turn && s->tok_vt->encode(s->tok, turn, (int64_t)strlen(turn), 0, &id, 1) == 1)
 		add_eos(e, id);
 }
@@ -388,7 +379,7 @@ static void describe(struct opening *o)
 		snprintf(group, sizeof(group), "%d ranks (comm %s), each ", e->tp, o->comm->name);
 	e->info = (struct nvllm_info){ .size = sizeof(e->info), .vocab = (int32_t)r->arch.vocab,
 		.max_model_len = e->set.max_model_len, .start_line = e->start_line, .version = NVLLM_VERSION,
-		.has_chat = e->chat != NULL };
+		.has_chat = e->chat.chat != NULL };
 	e->info.model = *e->model_set.name ? e->model_set.name : name && *name ? name : e->source->path;
 	snprintf(e->start_line, sizeof(e->start_line),
 		"%s (%s, %d layers) from %s\n"
@@ -397,7 +388,7 @@ static void describe(struct opening *o)
 		"  start: plugins %.0f ms, checkpoint and tokenizer %.0f ms, checks %.0f ms, weights %.0f ms, rest %.0f ms",
 		e->info.model, o->model->name, r->arch.n_layers, e->source->path,
 		o->dev->name, group, r->info.name, r->info.n_workers, r->info.n_workers == 1 ? "" : "s", r->info.isa,
-		o->attn->name, o->sampler->name, o->cache->name, o->chat ? o->chat->name : "none",
+		o->attn->name, o->sampler->name, o->cache->name, e->chat.comp ? e->chat.comp->name : "none",
 		mib(e->stats.weight_bytes), mib(e->stats.kv_bytes), (long long)tokens,
 		(double)tokens / (double)e->set.max_model_len, (long long)e->set.max_model_len, mib(e->stats.work_bytes),
 		ms(o->t0, o->t_plugins), ms(o->t_plugins, o->t_source), ms(o->t_source, o->t_check),
@@ -429,7 +420,9 @@ static int prepare(struct opening *o)
 	if (!rc)
 		rc = open_backends(o);
 	if (!rc)
-		rc = open_chat(o);
+		rc = process_open(o);
+	if (!rc)
+		rc = chat_open(o->pl, o->c, &e->source->ref, e->source->path, &e->chat);
 	if (!rc)
 		rc = memory_measure(o);
 	if (!rc)
@@ -485,9 +478,7 @@ void engine_close(struct nvllm_engine *e)
 	if (e->cache && NVLLM_HAS(e->cache_vt, destroy) && e->cache_vt->destroy)
 		e->cache_vt->destroy(e->cache);
 	host_destroy(e->host_cache);
-	if (e->chat && NVLLM_HAS(e->chat_vt, close) && e->chat_vt->close)
-		e->chat_vt->close(e->chat);
-	host_destroy(e->host_chat);
+	chat_close(&e->chat);
 	for (int32_t i = 0; e->ranks && i < e->tp; i++)
 		rank_close(&e->ranks[i]);
 	free(e->ranks);

@@ -13,8 +13,8 @@ struct opening {
 	struct device_settings dev_set;
 	struct sampler_settings sampler_set;
 	struct graph_settings graph_set;
-	const struct nvllm_component *dev, *model, *attn, *sampler, *cache, *chat, *comm;
-	void *dev_conf, *model_conf, *attn_conf, *sampler_conf, *cache_conf, *chat_conf, *comm_conf;
+	const struct nvllm_component *dev, *model, *attn, *sampler, *cache, *comm;
+	void *dev_conf, *model_conf, *attn_conf, *sampler_conf, *cache_conf, *comm_conf;
 	int64_t budget;       /* bytes for weights, KV and work together, of one rank */
 	int64_t ffn_unit;     /* columns of the MLP that stay together when it is cut */
 	bool len_asked;       /* [engine] max_model_len is set: what does not fit is refused, not lowered */

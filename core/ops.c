@@ -285,11 +285,31 @@ static struct nvllm_tensor op_logit_rows(struct nvllm_step *p, struct nvllm_tens
 	return y;
 }
 
+static void op_moe_add(struct nvllm_step *p, struct nvllm_tensor x, const struct nvllm_norm *n, const struct nvllm_moe *m)
+{
+	struct engine_step *s = es(p);
+	int64_t mark = s->used;
+	struct nvllm_tensor y = op_norm(p, x, n), h = y, scratch = tmp(s, 1, nvllm_moe_scratch(x.rows, m));
+
+	same(s, "moe_add", "columns of x", x.cols, m->router.cols);
+	same(s, "moe_add", "rows of down", m->down.rows, x.cols);
+	same(s, "moe_add", "experts of gate_up and down", m->gate_up.planes - m->down.planes, 0);
+	same(s, "moe_add", "experts of the router", m->router.rows, m->gate_up.planes);
+	if (m->n_top < 1 || m->n_top > m->router.rows)
+		stop(s, NVLLM_EINVAL, "op %d, moe_add: %d experts a token of %lld", s->n_ops, m->n_top, (long long)m->router.rows);
+	y = tmp(s, x.rows, x.cols);
+	CALL(s, moe, y, h, m, scratch);
+	if (partial(s, m->down))
+		sum(s, y);
+	op_add(p, x, y);
+	s->used = mark;
+}
+
 static const struct nvllm_ops ops = {
 	.size = sizeof(ops), .mark = op_mark, .reset = op_reset, .embed = op_embed, .norm = op_norm,
 	.linear = op_linear, .norm_linear = op_norm_linear, .linear_add = op_linear_add,
 	.norm_linear_glu = op_norm_linear_glu, .attention = op_attention, .logit_rows = op_logit_rows,
-	.add = op_add,
+	.add = op_add, .moe_add = op_moe_add,
 };
 
 void step_begin(struct engine_step *s, struct rank *r, const struct nvllm_batch *b, void *arena, int64_t cap)

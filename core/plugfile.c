@@ -15,6 +15,7 @@
 #include <nvllm/device.h>
 #include <nvllm/frontend.h>
 #include <nvllm/loader.h>
+#include <nvllm/logits.h>
 #include <nvllm/model.h>
 #include <nvllm/sampler.h>
 #include <nvllm/tokenizer.h>
@@ -134,6 +135,8 @@ static const struct member tokenizer_members[] = { M(tokenizer, probe), M(tokeni
 	M(tokenizer, info), M(tokenizer, encode), M(tokenizer, piece), M(tokenizer, close),
 	{ NULL, 0 } };
 static const struct member chat_members[] = { M(chat, open), M(chat, render), { NULL, 0 } };
+static const struct member logits_members[] = { M(logits, create), M(logits, open), M(logits, apply),
+	M(logits, close), { NULL, 0 } };
 static const struct member frontend_members[] = { M(frontend, run), { NULL, 0 } };
 #undef M
 
@@ -154,6 +157,7 @@ static const struct kind {
 	[NVLLM_KIND_TOKENIZER] = K(tokenizer),
 	[NVLLM_KIND_CHAT] = K(chat),
 	[NVLLM_KIND_FRONTEND] = K(frontend),
+	[NVLLM_KIND_LOGITS] = K(logits),
 };
 #undef K
 #undef N

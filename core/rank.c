@@ -107,9 +107,12 @@ int rank_open_model(struct opening *o, struct rank *r)
 	if (!r->host_model)
 		return out_of_memory();
 	rc = read_hparams(o, r->mvt, &hparams);
-	if (!rc)
-		rc = r->mvt->create(r->host_model, hparams, o->model_conf, &r->model, &r->arch);
-	return rc ? rc : check_arch(o, &r->arch);
+	if (rc)
+		return rc;
+	rc = r->mvt->create(r->host_model, hparams, o->model_conf, &r->model, &r->arch);
+	if (rc)
+		return *fail_text() ? fail_prefix(rc, "%s: ", o->e->source->path) : out_of_memory();
+	return check_arch(o, &r->arch);
 }
 
 /* Names every weight of this rank's share, and with a base loads it. */
@@ -118,7 +121,8 @@ static int bind(struct opening *o, struct rank *r, void *base, int64_t *bytes)
 	struct weights w;
 	int rc;
 
-	weights_init(&w, &o->e->source->ref, r->dvt, r->dev, &r->cuts, base);
+	weights_init(&w, &o->e->source->ref, &r->ref, &r->cuts,
+		o->e->set.max_model_len ? o->e->set.max_model_len : r->arch.max_len, base);
 	rc = r->mvt->bind(r->model, &w.pub);
 	rc = rc ? rc : w.pub.status;
 	*bytes = w.bytes;
@@ -169,9 +173,6 @@ int rank_open_attention(struct opening *o, struct rank *r)
 int rank_open_sampler(struct opening *o, struct rank *r)
 {
 	r->svt = o->sampler->vt;
-	if (samples_on_host(r) && !(r->info.caps & NVLLM_DEV_HOST_MEM))
-		return fail(NVLLM_ENOTSUP, "the sampler '%s' runs on the host, the device '%s' keeps its logits to itself",
-			o->sampler->name, o->dev->name);
 	r->host_sampler = host_for(o->sampler, r->index, r->world);
 	if (!r->host_sampler)
 		return out_of_memory();
@@ -215,7 +216,7 @@ static void close_flights(struct rank *r)
 
 void rank_close(struct rank *r)
 {
-	void *const mem[] = { r->out_mem, r->batch_mem, r->sampler_work, r->attn_work, r->arena, r->kv_mem, r->weight_mem };
+	void *const mem[] = { r->out_mem, r->batch_mem, r->far_work ? NULL : r->sampler_work, r->dev_row, r->attn_work, r->arena, r->kv_mem, r->weight_mem };
 
 	graph_pool_destroy(r->graphs);
 	if (r->comm)
@@ -230,6 +231,11 @@ void rank_close(struct rank *r)
 	for (size_t i = 0; i < sizeof(mem) / sizeof(*mem); i++)
 		if (mem[i])
 			r->dvt->free(r->dev, mem[i]);
+	process_close(r);
+	free(r->row);
+	free(r->far_logits);
+	free(r->far_tokens);
+	free(r->far_work);
 	cuts_free(&r->cuts);
 	free(r->kv);
 	host_destroy(r->host_comm);

@@ -96,7 +96,7 @@ static uint64_t salt_of(const struct nvllm_engine *e, const struct nvllm_params 
 	return h || !p->cache_salt.s ? h : 1;
 }
 
-static int choice_fill(const struct nvllm_engine *e, struct request *q, struct choice *c, const int32_t *ids, int64_t n,
+static int choice_fill(struct nvllm_engine *e, struct request *q, struct choice *c, const int32_t *ids, int64_t n,
 	uint64_t salt)
 {
 	int64_t n_max = n + q->p.max_tokens, pt = e->ranks[0].layout.page_tokens;
@@ -115,25 +115,60 @@ static int choice_fill(const struct nvllm_engine *e, struct request *q, struct c
 	return NVLLM_OK;
 }
 
+/* The tokens that end the answer: the checkpoint's, then the request's own. */
+static int end_ids(const struct nvllm_engine *e, struct request *q)
+{
+	q->end_ids = malloc(((size_t)e->n_eos + (size_t)q->p.n_stop_token_ids + 1) * sizeof(*q->end_ids));
+	if (!q->end_ids)
+		return no_memory();
+	for (int i = 0; i < e->n_eos; i++)
+		q->end_ids[q->n_end_ids++] = e->eos[i];
+	q->n_eos = q->n_end_ids;
+	for (int64_t i = 0; i < q->p.n_stop_token_ids; i++)
+		q->end_ids[q->n_end_ids++] = q->p.stop_token_ids[i];
+	return NVLLM_OK;
+}
+
+/* From here on the checkpoint's own end nothing, if the request says so. */
+static void ignore_eos(struct request *q)
+{
+	q->n_end_ids -= q->n_eos;
+	memmove(q->end_ids, q->end_ids + q->n_eos, (size_t)q->n_end_ids * sizeof(*q->end_ids));
+	q->n_eos = 0;
+}
+
+/* The lists are the caller's: what is kept of them was copied. */
+static void drop_lists(struct nvllm_params *p)
+{
+	p->stops = p->bad_words = NULL;
+	p->logit_bias = NULL;
+	p->stop_token_ids = p->allowed_token_ids = NULL;
+	p->cache_salt.s = p->extra.s = NULL;
+}
+
 static int request_fill(struct nvllm_engine *e, struct request *q, const struct nvllm_params *p, const int32_t *ids, int64_t n)
 {
+	struct nvllm_logits_ask ask = { .size = sizeof(ask), .params = &q->p, .prompt = ids, .n_prompt = (int32_t)n };
 	uint64_t salt = salt_of(e, p);
-	int rc = NVLLM_OK;
+	int rc;
 
 	q->p = *p;
 	q->t_submit = now_ns();
 	if (!isnan(p->timeout))
 		q->deadline = q->t_submit + (int64_t)(p->timeout * 1e9);
-	for (int i = 0; i < NVLLM_STOP_IDS; i++)
-		q->stop_ids[i] = i < e->n_eos && !p->ignore_eos ? e->eos[i] : -1;
+	rc = end_ids(e, q);
+	ask.end_ids = q->end_ids;
+	ask.n_end_ids = q->n_end_ids;
 	for (int32_t i = 0; i < p->n && !rc; i++, q->n++) {
 		q->choice[i].req = q;
-		q->choice[i].index = i;
+		q->choice[i].index = ask.choice = i;
 		rc = choice_fill(e, q, &q->choice[i], ids, n, salt);
+		rc = rc ? rc : process_ask(e, &q->choice[i], &ask);
 	}
+	if (!rc && p->ignore_eos)
+		ignore_eos(q);
 	q->n_left = q->n;
-	q->p.stops = NULL; /* the caller's; texts have their own */
-	q->p.cache_salt.s = NULL;
+	drop_lists(&q->p);
 	return rc || p->prompt_logprobs == NVLLM_UNSET ? rc : prompt_room(q, ids, n);
 }
 
@@ -150,6 +185,8 @@ int request_create(struct nvllm_engine *e, const struct nvllm_request *r, struct
 		rc = sched_admissible(e->sched, n + p.max_tokens);
 	if (!rc) {
 		q = calloc(1, sizeof(*q) + (size_t)p.n * sizeof(q->choice[0]));
+		if (q)
+			q->engine = e;
 		rc = q ? request_fill(e, q, &p, ids, n) : no_memory();
 	}
 	free(ids);
@@ -177,10 +214,12 @@ void request_destroy(struct request *q)
 	if (!q)
 		return;
 	for (int64_t i = 0; i < q->p.n && q->choice[i].req; i++) {
+		process_forget(q->engine, &q->choice[i]);
 		text_destroy(q->choice[i].text);
 		free(q->choice[i].seq.tokens);
 		free(q->choice[i].seq.pages);
 	}
+	free(q->end_ids);
 	free(q->ptok);
 	free(q->plist);
 	free(q->ptop_ids);

@@ -251,11 +251,12 @@ static int32_t rows_left(const struct seq *q)
 	return q->n_tokens < q->n_max ? q->n_tokens - q->n_computed : 0;
 }
 
-static bool budget_left(struct sched *s)
+/* Room beside `kept` rows. */
+static bool budget_left(struct sched *s, int32_t kept)
 {
 	const struct sched_step *st = sched_making(s);
 
-	return st->n_tokens < s->lim.max_tokens && st->n_logits < s->lim.max_logits;
+	return st->n_tokens + kept < s->lim.max_tokens && st->n_logits + kept < s->lim.max_logits;
 }
 
 /* ---- admission ---- */
@@ -341,7 +342,7 @@ static struct seq *admit_waiting(struct sched *s)
 
 	for (struct seq *q = s->waiting.head; q; q = next) {
 		next = q->next;
-		if (s->running.n == s->lim.max_seqs || !budget_left(s))
+		if (s->running.n == s->lim.max_seqs || !budget_left(s, s->held))
 			return NULL;
 		if (q->waits_for && q->waits_for->n_landed < q->waits_until)
 			continue;
@@ -364,8 +365,10 @@ static bool take_decodes(struct sched *s)
 {
 	struct seq *next;
 
-	for (struct seq *q = s->running.head; q && budget_left(s); q = next) {
-		if (rows_left(q) == 1) {
+	for (struct seq *q = s->running.head; q && budget_left(s, 0); q = next) {
+		if (rows_left(q) == 1 && q->lockstep && q->n_known < q->n_tokens) {
+			s->held++;
+		} else if (rows_left(q) == 1) {
 			if (!own_next_page(s, q))
 				return q->state == SEQ_WAITING; /* preempted: it was the last */
 			take_rows(s, q, false);
@@ -377,7 +380,7 @@ static bool take_decodes(struct sched *s)
 
 static void take_chunks(struct sched *s)
 {
-	for (struct seq *q = s->running.head; q && budget_left(s); q = q->next)
+	for (struct seq *q = s->running.head; q && budget_left(s, 0); q = q->next)
 		if (rows_left(q) > 1)
 			take_rows(s, q, false);
 }
@@ -409,6 +412,7 @@ const struct sched_step *sched_next(struct sched *s)
 	struct seq *lacking;
 
 	s->stuck = NULL;
+	s->held = 0;
 	if (s->in_flight > s->lim.run_ahead)
 		return NULL;
 	st->n_seqs = st->n_tokens = st->n_logits = 0;

@@ -22,6 +22,7 @@ struct sched {
 	bool made;                     /* the step in the making may have copies already */
 	bool keeps;                    /* the policy kept something when it was last offered */
 	struct seq *stuck;
+	int32_t held;                  /* decode rows that sit this step out, in lockstep: their place is kept */
 	uint64_t changes;              /* counts whatever may give a waiting sequence its pages */
 	int64_t preempted;
 };

@@ -40,6 +40,7 @@ struct seq {
 	int32_t n_max;          /* prompt and the longest answer, of one token at least */
 	int32_t *pages;         /* [pages of n_max tokens]: room for its page numbers */
 	bool all_logits;        /* every prompt row makes logits (prompt_logprobs); false again once they did */
+	bool lockstep;          /* draws a token only when the one before is known: no run-ahead */
 	uint64_t salt;
 	int64_t priority;       /* lower runs first */
 	uint64_t family;        /* sequences of one family have the same prompt, salt and all_logits:

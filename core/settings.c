@@ -55,6 +55,7 @@ static const struct nvllm_option chat_keys[] = WORD("auto", "chat template; auto
 static const struct nvllm_option attention_keys[] = WORD("paged", "attention backend: paged, naive");
 static const struct nvllm_option cache_keys[] = WORD("hash", "prefix cache policy: hash, radix, none");
 static const struct nvllm_option comm_keys[] = WORD("auto", "collectives between ranks; auto = one that the device can use; not used at tp = 1");
+static const struct nvllm_option logits_keys[] = WORD("standard", "processors of logits, run in this order, parted by spaces; none = none");
 #undef WORD
 
 static const struct nvllm_option sampler_keys[] = {
@@ -63,6 +64,11 @@ static const struct nvllm_option sampler_keys[] = {
 		"checkpoint's, else 1"),
 	NVLLM_STR(sampler_settings, top_p, "top_p", "auto", "default of a request; auto = the checkpoint's, else 1"),
 	NVLLM_STR(sampler_settings, min_p, "min_p", "auto", "default of a request; auto = the checkpoint's, else 0"),
+	NVLLM_STR(sampler_settings, typical_p, "typical_p", "auto", "default of a request; auto = the checkpoint's, else 1"),
+	NVLLM_STR(sampler_settings, repetition_penalty, "repetition_penalty", "auto", "default of a request; auto = the "
+		"checkpoint's, else 1"),
+	NVLLM_STR(sampler_settings, presence_penalty, "presence_penalty", "auto", "default of a request; auto = 0"),
+	NVLLM_STR(sampler_settings, frequency_penalty, "frequency_penalty", "auto", "default of a request; auto = 0"),
 	NVLLM_STR(sampler_settings, top_k, "top_k", "auto", "default of a request; auto = the checkpoint's, else 0 = all"),
 	NVLLM_OPTIONS_END,
 };
@@ -83,13 +89,14 @@ static const struct { const char *section; const struct nvllm_option *o; uint64_
 	{ "chat", chat_keys, sizeof(struct word_settings) },
 	{ "attention", attention_keys, sizeof(struct word_settings) },
 	{ "cache", cache_keys, sizeof(struct word_settings) },
+	{ "logits", logits_keys, sizeof(struct word_settings) },
 	{ "sampler", sampler_keys, sizeof(struct sampler_settings) },
 	{ "graphs", graph_keys, sizeof(struct graph_settings) },
 	{ "comm", comm_keys, sizeof(struct word_settings) },
 };
 
 static const char *const names[] = { "core", "engine", "device", "loader", "model", "tokenizer", "chat",
-	"attention", "cache", "sampler", "graphs", "comm", NULL };
+	"attention", "cache", "logits", "sampler", "graphs", "comm", NULL };
 
 const struct nvllm_option *core_options(const char *section, uint64_t *size)
 {

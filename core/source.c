@@ -130,6 +130,27 @@ int source_open(struct plugins *pl, struct conf *c, const char *path, bool need_
 	return rc;
 }
 
+int source_open_chat(struct plugins *pl, struct conf *c, const char *path, struct source **out)
+{
+	struct source *s = calloc(1, sizeof(*s));
+	struct stat st;
+	int rc;
+
+	*out = NULL;
+	if (!s)
+		return fail(NVLLM_ENOMEM, "no memory");
+	s->path = path;
+	s->ref.size = sizeof(s->ref);
+	rc = open_loader(pl, c, s, false);
+	if (rc && !stat(path, &st) && S_ISDIR(st.st_mode))
+		rc = NVLLM_OK; /* a folder may hold a template and no weights */
+	if (rc)
+		source_close(s);
+	else
+		*out = s;
+	return rc;
+}
+
 void source_close(struct source *s)
 {
 	if (!s)

@@ -44,24 +44,114 @@ int step_measure(struct rank *r, int64_t *arena_bytes)
 
 /* ---- the part that a graph holds ---- */
 
-struct body { struct rank *rank; int status; };
+struct body { struct rank *rank; const struct sched_step *st; int status; };
 
 static int plan(struct rank *r)
 {
 	return has_plan(r) ? r->avt->plan(r->attn, r->dvt->stream(r->dev), &r->batch.pub) : NVLLM_OK;
 }
 
-static int sample(struct rank *r, struct nvllm_tensor logits)
+/* The choice that row i draws for, if a processor works on it. */
+static struct choice *processed(const struct sched_step *st, int32_t i)
+{
+	for (int32_t k = 0; k < st->n_seqs; k++) {
+		const struct sched_entry *e = &st->entry[k];
+
+		if (e->samples && e->logit_from + e->n_logits - 1 == i)
+			return e->seq->lockstep ? choice_of(e->seq) : NULL;
+	}
+	return NULL;
+}
+
+static bool any_processed(const struct sched_step *st)
+{
+	for (int32_t k = 0; k < st->n_seqs; k++)
+		if (st->entry[k].samples && st->entry[k].seq->lockstep)
+			return true;
+	return false;
+}
+
+static int draw(struct rank *r, struct nvllm_tensor logits, int32_t first, int32_t n, int32_t *tokens)
+{
+	const struct nvllm_sample_row *rows = samples_on_host(r) ? r->batch.rows : r->batch.device_rows;
+
+	return n < 1 ? NVLLM_OK : r->svt->sample(r->sampler, r->dvt->stream(r->dev), logits, rows + first, n,
+		tokens + first, r->sampler_work);
+}
+
+/* One row through the processors, in a copy: its raw logits are still wanted. */
+static int draw_processed(struct rank *r, struct choice *c, struct nvllm_tensor row, int32_t i, int32_t *tokens)
 {
 	nvllm_stream stream = r->dvt->stream(r->dev);
-	bool host = samples_on_host(r);
+	int64_t bytes = row.cols * (int64_t)sizeof(float);
+	bool here = samples_on_host(r) || !is_far(r);
 	int rc = NVLLM_OK;
 
-	if (host && (r->info.caps & NVLLM_DEV_ASYNC))
+	if (here)
+		memcpy(r->row, row.data, (size_t)bytes);
+	else
+		rc = r->dvt->copy(r->dev, stream, r->row, row.data, bytes);
+	if (!rc && !here)
+		rc = r->dvt->sync(r->dev, stream);
+	if (rc)
+		return rc;
+	process_row(r, c, &r->batch.rows[i], r->row);
+	row.data = r->row;
+	row.rows = 1;
+	if (!here) {
+		row.data = r->dev_row;
+		rc = r->dvt->copy(r->dev, stream, r->dev_row, r->row, bytes);
+	}
+	rc = rc ? rc : draw(r, row, i, 1, tokens);
+	/* the row's memory is used again, and the sampler may not have begun */
+	return rc || samples_on_host(r) ? rc : r->dvt->sync(r->dev, stream);
+}
+
+/* Rows that no processor works on are drawn together where they lie side by side. */
+static int draw_rows(struct rank *r, const struct sched_step *st, struct nvllm_tensor logits, int32_t *tokens)
+{
+	int32_t n = r->batch.pub.n_logits, first = 0;
+	int rc = NVLLM_OK;
+
+	if (!any_processed(st))
+		return draw(r, logits, 0, n, tokens);
+	for (int32_t i = 0; i <= n && !rc; i++) {
+		struct choice *c = i < n ? processed(st, i) : NULL;
+		struct nvllm_tensor run = logits;
+
+		if (i < n && !c)
+			continue;
+		run.rows = i - first;
+		run.data = (char *)logits.data + first * logits.stride;
+		rc = draw(r, run, first, i - first, tokens);
+		run.data = (char *)logits.data + i * logits.stride;
+		if (!rc && c)
+			rc = draw_processed(r, c, run, i, tokens);
+		first = i + 1;
+	}
+	return rc;
+}
+
+static int sample(struct rank *r, const struct sched_step *st, struct nvllm_tensor logits)
+{
+	nvllm_stream stream = r->dvt->stream(r->dev);
+	bool host = samples_on_host(r), far = host && is_far(r);
+	int32_t n = r->batch.pub.n_logits, *tokens = far ? r->far_tokens : r->dev_out.tokens;
+	int rc = NVLLM_OK;
+
+	if (far) {
+		for (int32_t i = 0; i < n && !rc; i++)
+			rc = r->dvt->copy(r->dev, stream, r->far_logits + i * logits.cols, (char *)logits.data + i * logits.stride,
+				logits.cols * (int64_t)sizeof(float));
+		logits.data = r->far_logits;
+		logits.stride = logits.cols * (int64_t)sizeof(float);
+	}
+	if (!rc && (r->info.caps & NVLLM_DEV_ASYNC) && (host || any_processed(st)))
 		rc = r->dvt->sync(r->dev, stream);
 	if (!rc)
-		rc = r->svt->sample(r->sampler, stream, logits, host ? r->batch.rows : r->batch.device_rows,
-			r->batch.pub.n_logits, r->dev_out.tokens, r->sampler_work);
+		rc = draw_rows(r, st, logits, tokens);
+	if (!rc && far)
+		rc = r->dvt->copy(r->dev, stream, r->dev_out.tokens, tokens, n * (int64_t)sizeof(*tokens));
 	return rc ? rc : r->dvt->kernels->advance(r->dev, stream, &r->batch.pub, r->dev_out.tokens);
 }
 
@@ -80,7 +170,7 @@ static int run_body(void *arg, struct nvllm_tensor *logits)
 	rc = r->mvt->forward(r->model, &s.pub, logits);
 	if (!rc && s.status)
 		rc = fail(s.status, "%s", s.error);
-	return rc || !r->batch.pub.n_logits ? rc : sample(r, *logits);
+	return rc || !r->batch.pub.n_logits ? rc : sample(r, b->st, *logits);
 }
 
 /* ---- around it ---- */
@@ -106,7 +196,7 @@ static int copy_pages(struct rank *r, const struct sched_step *st)
 /* The bucket of a step of decode rows alone; 0 = it runs as it is. */
 static int32_t bucket_of(const struct rank *r, const struct sched_step *st)
 {
-	if (st->n_tokens != st->n_seqs || st->n_logits != st->n_seqs)
+	if (st->n_tokens != st->n_seqs || st->n_logits != st->n_seqs || any_processed(st))
 		return 0;
 	return graph_pool_bucket(r->graphs, st->n_seqs);
 }
@@ -167,7 +257,7 @@ static int log_probs(struct rank *r, const struct sched_step *st, struct flight 
 static int enqueue(struct rank *r, const struct sched_step *st, int32_t bucket, int32_t flight, int status,
 	struct nvllm_tensor *logits)
 {
-	struct body b = { .rank = r, .status = status };
+	struct body b = { .rank = r, .st = st, .status = status };
 	bool replayed = false;
 
 	batch_lay_out(&r->batch, st, bucket, flight, !plans_on_device(r));

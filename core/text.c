@@ -9,6 +9,11 @@
 
 struct text {
 	struct utf8_stream utf8;
+	/* byte tokens in a row: the beginning of a character that waits, and whether some byte of
+	 * the row was none, which makes all that follow in it none too */
+	char tail[4];
+	uint32_t n_tail;
+	bool bad;
 	char *buf;                 /* not yet sent; bounded, so nothing is allocated later */
 	int64_t len, sent, cap;    /* of buf; the first `sent` were taken */
 	int64_t n_stops, longest;
@@ -80,11 +85,44 @@ static const char *find_stop(struct text *t, int64_t from)
 	if (best) {
 		t->len = best - t->buf;
 		t->utf8 = (struct utf8_stream){ 0 }; /* half a character behind the stop text is cut off with it */
+		t->n_tail = 0;
 	}
 	return which;
 }
 
-const char *text_push(struct text *t, const char *bytes, int32_t len)
+static void put_bad(struct text *t, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		add(t, "\xEF\xBF\xBD", 3);
+}
+
+/* The end of a row of byte tokens: each byte that waits is no character. */
+static void end_bytes(struct text *t)
+{
+	put_bad(t, t->n_tail);
+	t->n_tail = 0;
+	t->bad = false;
+}
+
+static void push_byte(struct text *t, char byte)
+{
+	utf8_flush(&t->utf8, add, t);
+	if (t->bad) {
+		put_bad(t, 1);
+		return;
+	}
+	t->tail[t->n_tail++] = byte;
+	if (utf8_decode(t->tail, t->n_tail, NULL) == t->n_tail) {
+		add(t, t->tail, t->n_tail);
+		t->n_tail = 0;
+	} else if (utf8_complete(t->tail, t->n_tail) > 0) {
+		put_bad(t, t->n_tail);
+		t->n_tail = 0;
+		t->bad = true;
+	}
+}
+
+const char *text_push(struct text *t, const char *bytes, int32_t len, int32_t byte, bool look)
 {
 	int64_t from;
 
@@ -92,8 +130,13 @@ const char *text_push(struct text *t, const char *bytes, int32_t len)
 	t->len -= t->sent;
 	t->sent = 0;
 	from = t->len;
-	utf8_push(&t->utf8, bytes, (size_t)len, add, t);
-	return t->n_stops ? find_stop(t, from) : NULL;
+	if (byte >= 0) {
+		push_byte(t, (char)byte);
+	} else {
+		end_bytes(t);
+		utf8_push(&t->utf8, bytes, (size_t)len, add, t);
+	}
+	return t->n_stops && look ? find_stop(t, from) : NULL;
 }
 
 /* Bytes at the end of the buffer that begin a stop text. */
@@ -112,8 +155,10 @@ struct nvllm_str text_take(struct text *t, bool end)
 {
 	struct nvllm_str out = { t->buf + t->sent, 0 };
 
-	if (end)
+	if (end) {
+		end_bytes(t);
 		utf8_flush(&t->utf8, add, t);
+	}
 	out.len = t->len - t->sent - (end ? 0 : held(t));
 	t->sent += out.len;
 	return out;

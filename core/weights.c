@@ -9,13 +9,31 @@
 #include "engine_int.h"
 
 #define MAX_PARTS 8
+#define MAX_EXPERTS 4096
 #define BOUNCE (4 << 20)
 
 static struct weights *of(struct nvllm_weights *w) { return (struct weights *)(void *)w; }
 
 static struct nvllm_tensor none(void) { return (struct nvllm_tensor){ .planes = 1 }; }
 
-struct parts { char name[MAX_PARTS][256]; struct nvllm_tensor_info info[MAX_PARTS]; int n; };
+struct parts {
+	char name[MAX_PARTS][256];  /* '*' stands for the expert's number */
+	struct nvllm_tensor_info info[MAX_PARTS];
+	bool joined[MAX_PARTS];     /* experts are planes of one tensor; else each has its own */
+	int n;
+};
+
+/* The tensor that holds part i of an expert, and the plane of it. */
+static const char *part_at(const struct parts *p, int i, int32_t expert, char name[256], int32_t *plane)
+{
+	const char *star = p->joined[i] ? NULL : strchr(p->name[i], '*');
+
+	*plane = p->joined[i] ? expert : 0;
+	if (!star)
+		return p->name[i];
+	snprintf(name, 256, "%.*s%d%s", (int)(star - p->name[i]), p->name[i], expert, star + 1);
+	return name;
+}
 
 /* "x.{q,k}_proj.weight" to its two names. */
 static int expand(const char *name, struct parts *p)
@@ -38,20 +56,62 @@ static int expand(const char *name, struct parts *p)
 	return NVLLM_OK;
 }
 
-/* Finds every part and checks that they make up [rows][cols]. */
-static int look_up(struct weights *w, struct parts *p, int64_t rows, int64_t cols)
+static int find(const struct weights *w, const char *name, struct nvllm_tensor_info *f)
+{
+	*f = (struct nvllm_tensor_info){ .size = sizeof(*f) };
+	return w->loader->vt->find(w->loader->loader, name, f);
+}
+
+static int missing(const char *name, int64_t rows, int64_t cols)
+{
+	bool vec = cols == 0;
+
+	return fail(NVLLM_EINVAL, "tensor '%s' is missing from the checkpoint: the model needs it as [%lld][%lld]; "
+		"the file is incomplete or of another architecture", name, (long long)(vec ? 1 : rows),
+		(long long)(vec ? rows : cols));
+}
+
+/* Part i of each of `planes` experts: one tensor of planes, or tensors that are all alike. */
+static int look_up_experts(const struct weights *w, struct parts *p, int i, int64_t planes, int64_t rows, int64_t cols)
+{
+	struct nvllm_tensor_info *f = &p->info[i], other;
+	char name[256];
+	int32_t plane;
+
+	p->joined[i] = find(w, p->name[i], f) == 0;
+	if (p->joined[i])
+		return f->planes == planes ? NVLLM_OK : fail(NVLLM_EINVAL, "tensor '%s' has %d experts, the configuration says "
+			"%lld", p->name[i], f->planes, (long long)planes);
+	if (find(w, part_at(p, i, 0, name, &plane), f))
+		return missing(name, rows, cols);
+	if (f->planes != 1)
+		return fail(NVLLM_EINVAL, "tensor '%s' has %d planes: one expert's weight is a matrix", name, f->planes);
+	for (int32_t e = 1; e < planes; e++) {
+		if (find(w, part_at(p, i, e, name, &plane), &other))
+			return missing(name, rows, cols);
+		if (other.dtype != f->dtype || other.rows != f->rows || other.cols != f->cols || other.planes != 1)
+			return fail(NVLLM_EINVAL, "tensor '%s' has another type or shape than that of expert 0", name);
+	}
+	return NVLLM_OK;
+}
+
+/* Finds every part and checks that they make up [rows][cols], of each expert where planes
+ * is above 0. */
+static int look_up(struct weights *w, struct parts *p, int64_t planes, int64_t rows, int64_t cols)
 {
 	int64_t sum = 0, vec = cols == 0;
 
 	for (int i = 0; i < p->n; i++) {
 		struct nvllm_tensor_info *f = &p->info[i];
+		int rc = NVLLM_OK;
 
-		*f = (struct nvllm_tensor_info){ .size = sizeof(*f) };
-		if (w->loader->vt->find(w->loader->loader, p->name[i], f))
-			return fail(NVLLM_EINVAL, "tensor '%s' is missing from the checkpoint: the model needs it as [%lld][%lld]; "
-				"the file is incomplete or of another architecture", p->name[i], (long long)(vec ? 1 : rows),
-				(long long)(vec ? rows : cols));
-		if (f->planes != 1 || (vec ? f->rows != 1 : f->cols != cols))
+		if (planes)
+			rc = look_up_experts(w, p, i, planes, rows, cols);
+		else if (find(w, p->name[i], f))
+			rc = missing(p->name[i], rows, cols);
+		if (rc)
+			return rc;
+		if ((!planes && f->planes != 1) || (vec ? f->rows != 1 : f->cols != cols))
 			return fail(NVLLM_EINVAL, "tensor '%s' is [%lld][%lld], the configuration says %lld columns",
 				p->name[i], (long long)f->rows, (long long)f->cols, (long long)(vec ? rows : cols));
 		sum += vec ? f->cols : f->rows;
@@ -98,23 +158,70 @@ static int bounce(struct weights *w, int64_t bytes)
 	return fail(NVLLM_ENOMEM, "no memory for a read buffer of %lld bytes", (long long)bytes);
 }
 
-/* Reads rows [from, from + n) of a part, a few at a time, and hands columns `col` of them
- * to the device as rows row.. of t. */
-static int upload(struct weights *w, const struct nvllm_tensor *t, int64_t row, const char *name,
-	const struct nvllm_tensor_info *f, int64_t from, int64_t n, struct slice col)
-{
-	int64_t step, skip = nvllm_row_bytes(f->dtype, col.first);
-	int rc = bounce(w, f->row_bytes);
+/* ---- reading ---- */
 
+/* A tensor of the file and where rows of it go. */
+struct reading {
+	const struct weights *w;
+	const char *name;
+	int32_t plane;
+	int64_t from, row_bytes;
+	char *to;
+	int status;                 /* one of the workers', for all of them */
+};
+
+static void read_range(void *arg, int64_t begin, int64_t end, int32_t worker)
+{
+	struct reading *r = arg;
+	int rc = r->w->loader->vt->read(r->w->loader->loader, r->name, r->plane, r->from + begin, end - begin,
+		r->to + begin * r->row_bytes);
+
+	(void)worker;
+	if (rc)
+		__atomic_store_n(&r->status, rc, __ATOMIC_RELAXED);
+}
+
+/* Rows that are kept as the file has them go straight to their place, by all threads. */
+static int read_in_place(struct weights *w, const struct nvllm_tensor *t, int32_t plane, int64_t row, struct reading *r,
+	int64_t n)
+{
+	int64_t grain = BOUNCE / r->row_bytes;
+
+	r->to = (char *)t->data + plane * t->plane_stride + row * t->stride;
+	if (!(w->info->caps & NVLLM_DEV_PARALLEL))
+		read_range(r, 0, n, 0);
+	else
+		w->dvt->parallel_for(w->dev, n, grain > 0 ? grain : 1, read_range, r);
+	if (!r->status)
+		return NVLLM_OK;
+	r->status = 0;
+	read_range(r, 0, n, 0); /* again here: a sentence belongs to its thread */
+	return r->status;
+}
+
+/* Reads rows [from, from + n) of a tensor, a few at a time, and hands columns `col` of them
+ * to the device as rows row.. of t's plane. */
+static int upload(struct weights *w, const struct nvllm_tensor *t, int32_t plane, int64_t row, struct reading *r,
+	const struct nvllm_tensor_info *f, int64_t n, struct slice col)
+{
+	int64_t step, from = r->from, skip = nvllm_row_bytes(f->dtype, col.first);
+	int rc;
+
+	r->w = w;
+	r->row_bytes = f->row_bytes;
+	if ((w->info->caps & NVLLM_DEV_HOST_MEM) && !t->layout && t->dtype == f->dtype && col.n == f->cols &&
+	    t->stride == f->row_bytes)
+		return read_in_place(w, t, plane, row, r, n);
+	rc = bounce(w, f->row_bytes);
 	if (rc)
 		return rc;
 	step = w->bounce_bytes / f->row_bytes;
 	for (int64_t at = 0; at < n && !rc; at += step) {
 		int64_t k = n - at < step ? n - at : step;
 
-		rc = w->loader->vt->read(w->loader->loader, name, 0, from + at, k, w->bounce);
+		rc = w->loader->vt->read(w->loader->loader, r->name, r->plane, from + at, k, w->bounce);
 		if (!rc)
-			rc = w->dvt->upload(w->dev, t, 0, row + at, k, (char *)w->bounce + skip, f->dtype, f->row_bytes);
+			rc = w->dvt->upload(w->dev, t, plane, row + at, k, (char *)w->bounce + skip, f->dtype, f->row_bytes);
 	}
 	return rc;
 }
@@ -123,6 +230,7 @@ static int upload(struct weights *w, const struct nvllm_tensor *t, int64_t row, 
 static int upload_run(struct weights *w, const struct nvllm_tensor *t, int64_t at, const char *name,
 	const struct nvllm_tensor_info *f, int64_t from, int64_t n)
 {
+	struct reading r = { .name = name };
 	struct nvllm_tensor run = *t;
 
 	if (n != t->cols && (t->dtype != NVLLM_F32 || t->layout))
@@ -134,13 +242,15 @@ static int upload_run(struct weights *w, const struct nvllm_tensor *t, int64_t a
 			(long long)nvllm_dtype_block(f->dtype, NULL), f->dtype, (long long)from, (long long)(from + n));
 	run.data = (char *)t->data + at * (int64_t)sizeof(float);
 	run.cols = n;
-	return upload(w, &run, 0, name, f, 0, 1, (struct slice){ from, n });
+	return upload(w, &run, 0, 0, &r, f, 1, (struct slice){ from, n });
 }
 
-/* The ranges of the joined tensor that are this rank's, each from the parts it lies in. */
-static int upload_cut(struct weights *w, const struct nvllm_tensor *t, const struct parts *p,
+/* The ranges of the joined tensor that are this rank's, each from the parts it lies in; of
+ * one expert. */
+static int upload_cut(struct weights *w, const struct nvllm_tensor *t, int32_t expert, const struct parts *p,
 	const struct cut_part *cut, bool vec)
 {
+	char buf[256];
 	int64_t to = 0;
 	int rc = NVLLM_OK;
 
@@ -152,8 +262,11 @@ static int upload_cut(struct weights *w, const struct nvllm_tensor *t, const str
 			int64_t next = begin + (vec ? f->cols : f->rows), n = (next < end ? next : end) - lo;
 
 			if (lo < next) {
-				rc = vec ? upload_run(w, t, to, p->name[i], f, lo - begin, n)
-					: upload(w, t, to, p->name[i], f, lo - begin, n, cut->col);
+				struct reading rd = { .from = lo - begin };
+
+				rd.name = part_at(p, i, expert, buf, &rd.plane);
+				rc = vec ? upload_run(w, t, to, rd.name, f, lo - begin, n)
+					: upload(w, t, expert, to, &rd, f, n, cut->col);
 				to += n;
 				lo += n;
 			}
@@ -186,19 +299,22 @@ static int check_blocks(struct weights *w, int cut, const struct parts *p, const
 	return NVLLM_OK;
 }
 
-static int fetch(struct weights *w, int cut, int64_t rows, int64_t cols, const char *name, struct nvllm_tensor *t)
+/* planes 0: no experts. */
+static int fetch(struct weights *w, int cut, int64_t planes, int64_t rows, int64_t cols, const char *name,
+	struct nvllm_tensor *t)
 {
 	bool vec = cols == 0, fits;
 	struct cut_part part;
-	struct parts p;
+	struct parts p = { .n = 0 };
 	int64_t n = 0;
 	int rc = expand(name, &p);
 
 	if (!rc)
-		rc = look_up(w, &p, rows, cols);
+		rc = look_up(w, &p, planes, rows, cols);
 	if (rc)
 		return rc;
-	rc = cuts_part(w->cuts, cut, w->pub.layer, rows, cols, &part);
+	rc = planes ? cuts_expert(w->cuts, cut, rows, cols, &part) :
+		cuts_part(w->cuts, cut, w->pub.layer, rows, cols, &part);
 	if (rc)
 		return fail_prefix(rc, "tensor '%s': ", p.name[0]);
 	rc = check_blocks(w, cut, &p, &part, &fits);
@@ -207,46 +323,72 @@ static int fetch(struct weights *w, int cut, int64_t rows, int64_t cols, const c
 	for (int i = 0; i < part.n_rows; i++)
 		n += part.row[i].n;
 	t->cut = cut;
+	t->planes = planes ? (int32_t)planes : 1;
 	t->rows = vec ? 1 : n;
 	t->cols = vec ? n : part.col.n;
 	t->dtype = kept_as(&p, vec);
 	t->stride = fits ? nvllm_row_bytes(t->dtype, t->cols) : 0;
+	t->plane_stride = planes ? t->rows * t->stride : 0;
 	if (!fits || !t->rows || !t->cols)
 		return NVLLM_OK;
 	rc = place(w, t, p.name[0]);
-	return rc || w->dry ? rc : upload_cut(w, t, &p, &part, vec);
+	for (int32_t e = 0; e < t->planes && !rc && !w->dry; e++)
+		rc = upload_cut(w, t, e, &p, &part, vec);
+	return rc;
+}
+
+static struct nvllm_tensor vget(struct nvllm_weights *pub, int cut, int64_t planes, int64_t rows, int64_t cols,
+	const char *fmt, va_list ap)
+{
+	struct nvllm_tensor t = none();
+	char name[256];
+
+	if (pub->status)
+		return t;
+	vsnprintf(name, sizeof(name), fmt, ap);
+	pub->status = fetch(of(pub), cut, planes, rows, cols, name, &t);
+	return pub->status ? none() : t;
 }
 
 static struct nvllm_tensor get(struct nvllm_weights *pub, int cut, int64_t rows, int64_t cols, const char *fmt, ...)
 {
-	struct weights *w = of(pub);
-	struct nvllm_tensor t = none();
-	char name[256];
+	struct nvllm_tensor t;
 	va_list ap;
 
-	if (pub->status)
-		return t;
 	va_start(ap, fmt);
-	vsnprintf(name, sizeof(name), fmt, ap);
+	t = vget(pub, cut, 0, rows, cols, fmt, ap);
 	va_end(ap);
-	pub->status = fetch(w, cut, rows, cols, name, &t);
-	return pub->status ? none() : t;
+	return t;
+}
+
+static struct nvllm_tensor experts(struct nvllm_weights *pub, int cut, int64_t n, int64_t rows, int64_t cols,
+	const char *fmt, ...)
+{
+	struct nvllm_tensor t;
+	va_list ap;
+
+	if (!pub->status && (n < 1 || n > MAX_EXPERTS || cols < 1))
+		pub->status = fail(NVLLM_EINVAL, "a layer of %lld experts of %lld columns: there may be 1 to %d experts, and 1 "
+			"column is the least", (long long)n, (long long)cols, MAX_EXPERTS);
+	va_start(ap, fmt);
+	t = vget(pub, cut, n, rows, cols, fmt, ap);
+	va_end(ap);
+	return t;
 }
 
 static int has(struct nvllm_weights *pub, const char *name)
 {
-	struct weights *w = of(pub);
-	struct nvllm_tensor_info f = { .size = sizeof(f) };
+	struct nvllm_tensor_info f;
 
-	return w->loader->vt->find(w->loader->loader, name, &f) == 0;
+	return find(of(pub), name, &f) == 0;
 }
 
 /* The vector that divides the frequencies, as floats. */
 static int read_factors(struct weights *w, const char *name, int64_t n, float *out)
 {
-	struct nvllm_tensor_info f = { .size = sizeof(f) };
+	struct nvllm_tensor_info f;
 
-	if (w->loader->vt->find(w->loader->loader, name, &f))
+	if (find(w, name, &f))
 		return fail(NVLLM_EINVAL, "tensor '%s' is missing from the checkpoint", name);
 	if (f.dtype != NVLLM_F32 || f.rows != 1 || f.cols != n)
 		return fail(NVLLM_EINVAL, "tensor '%s' must be %lld numbers of type f32", name, (long long)n);
@@ -268,7 +410,7 @@ static int make_rope(struct weights *w, const struct nvllm_rope *r, struct nvllm
 	if (r->factors)
 		rc = read_factors(w, r->factors, n, buf + n);
 	if (!rc)
-		rc = rope_table(r, r->factors ? buf + n : NULL, buf, &out->mscale);
+		rc = rope_table(r, w->max_len, r->factors ? buf + n : NULL, buf, &out->mscale);
 	*t = (struct nvllm_tensor){ .rows = 1, .cols = n, .stride = n * 4, .planes = 1, .dtype = NVLLM_F32 };
 	if (!rc)
 		rc = place(w, t, "rotary table");
@@ -281,18 +423,21 @@ static int make_rope(struct weights *w, const struct nvllm_rope *r, struct nvllm
 static struct nvllm_rotary rope(struct nvllm_weights *pub, const struct nvllm_rope *r)
 {
 	struct nvllm_rotary out = { .size = sizeof(out), .dims = r->dims, .interleaved = r->interleaved, .mscale = 1 };
+	struct nvllm_rope own = { .size = 0 };
 
+	memcpy(&own, r, r->size < sizeof(own) ? r->size : sizeof(own)); /* its writer may know fewer members */
 	if (!pub->status)
-		pub->status = make_rope(of(pub), r, &out);
+		pub->status = make_rope(of(pub), &own, &out);
 	return out;
 }
 
-void weights_init(struct weights *w, const struct nvllm_loader_ref *loader, const struct nvllm_device_vt *dvt,
-	struct nvllm_device *dev, const struct cuts *cuts, void *base)
+void weights_init(struct weights *w, const struct nvllm_loader_ref *loader, const struct nvllm_device_ref *dev,
+	const struct cuts *cuts, int64_t max_len, void *base)
 {
 	*w = (struct weights){
-		.pub = { .size = sizeof(w->pub), .get = get, .has = has, .rope = rope },
-		.loader = loader, .dvt = dvt, .dev = dev, .cuts = cuts, .dry = !base, .base = base,
+		.pub = { .size = sizeof(w->pub), .get = get, .has = has, .rope = rope, .experts = experts },
+		.loader = loader, .dvt = dev->vt, .dev = dev->dev, .info = dev->info, .cuts = cuts, .max_len = max_len,
+		.dry = !base, .base = base,
 	};
 }
 

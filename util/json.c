@@ -24,7 +24,8 @@ static size_t next_token(struct scan *c)
 {
 	size_t from;
 
-	while (c->pos < c->len && !strchr("\"-0123456789", c->s[c->pos]))
+	while (c->pos < c->len && c->s[c->pos] != '"' && c->s[c->pos] != '-' &&
+		(c->s[c->pos] < '0' || c->s[c->pos] > '9'))
 		c->pos++;
 	from = c->pos;
 	if (c->pos < c->len)
@@ -92,17 +93,32 @@ static int walk(struct scan *c, cJSON *v, const cJSON *until, bool keep)
 	return 0;
 }
 
+struct member { uint64_t hash; const cJSON *v; };
+
+/* FNV-1a: the hash comes first, so that sorting seldom looks at the keys themselves. */
+static uint64_t hash_key(const char *s)
+{
+	uint64_t h = 0xcbf29ce484222325u;
+
+	while (*s)
+		h = (h ^ (unsigned char)*s++) * 0x100000001b3u;
+	return h;
+}
+
 static int by_key(const void *a, const void *b)
 {
-	const cJSON *x = *(const cJSON *const *)a, *y = *(const cJSON *const *)b;
+	const struct member *x = a, *y = b;
 
-	return strcmp(x->string, y->string);
+	if (x->hash != y->hash)
+		return x->hash < y->hash ? -1 : 1;
+	return strcmp(x->v->string, y->v->string);
 }
 
 /* Some member of obj whose key another one has too, or NULL. *oom: could not look. */
 static const cJSON *duplicate(const cJSON *obj, bool *oom)
 {
-	const cJSON *few[16], **all = few, *found = NULL;
+	struct member few[16], *all = few;
+	const cJSON *found = NULL;
 	size_t n = 0, i = 0;
 
 	for (const cJSON *m = obj->child; m; m = m->next)
@@ -114,12 +130,12 @@ static const cJSON *duplicate(const cJSON *obj, bool *oom)
 		return NULL;
 	}
 	for (const cJSON *m = obj->child; m; m = m->next)
-		all[i++] = m;
+		all[i++] = (struct member){ hash_key(m->string), m };
 	if (n > 1)
 		qsort(all, n, sizeof(*all), by_key);
 	for (i = 1; i < n && !found; i++)
-		if (!strcmp(all[i - 1]->string, all[i]->string))
-			found = all[i];
+		if (!by_key(&all[i - 1], &all[i]))
+			found = all[i].v;
 	if (all != few)
 		free(all);
 	return found;

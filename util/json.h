@@ -50,6 +50,11 @@ int json_uint64(const cJSON *, uint64_t *out);
 /* The nearest double, always finite. -1: not a number. */
 int json_double(const cJSON *, double *out);
 
+/* A text that is one JSON string: its characters are added to out, \u0000 as a NUL, which a
+ * cJSON string cannot hold. Returns 0, or -1 and *err (may be NULL). */
+struct json_buf;
+int json_string(const char *text, size_t len, struct json_buf *out, struct json_error *err);
+
 /* A string that grows. Zero it to begin; the first failed allocation sticks: then
  * `failed` is set and all that follows does nothing. s is NUL-ended once non-NULL. */
 struct json_buf {

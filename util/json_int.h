@@ -11,6 +11,7 @@ struct scan {
 	size_t pos, len;
 	size_t n_values, max_values;
 	int depth, max_depth;
+	bool take_nul;  /* \u0000 is legal */
 	struct json_error *err;
 };
 

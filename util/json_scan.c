@@ -69,7 +69,7 @@ static int scan_unicode(struct scan *c)
 
 	if (u < 0)
 		return json_refuse(c, at, "\\u needs four hexadecimal digits");
-	if (u == 0)
+	if (u == 0 && !c->take_nul)
 		return json_refuse(c, at, "\\u0000 is not allowed");
 	c->pos += 6;
 	if (u < 0xd800 || u > 0xdfff)
@@ -120,6 +120,10 @@ int json_scan_string(struct scan *c)
 		if (b < 0x20)
 			return json_refuse(c, c->pos,
 				"a control character (0x%02x) must be escaped in a string", b);
+		if (b < 0x80) {
+			c->pos++;
+			continue;
+		}
 		n = utf8_decode((const char *)c->s + c->pos, c->len - c->pos, NULL);
 		if (!n)
 			return json_refuse(c, c->pos, "invalid UTF-8 (byte 0x%02x)", b);
@@ -259,4 +263,58 @@ int json_scan_value(struct scan *c)
 	default:
 		return scan_word(c);
 	}
+}
+
+/* ---- a string by itself ---- */
+
+/* The text of the escape at pos, of a string that passed the scanner. */
+static void put_escape(struct scan *c, struct json_buf *out)
+{
+	static const char from[] = "bfnrt", to[] = "\b\f\n\r\t";
+	char one = (char)c->s[c->pos + 1], text[4];
+	const char *at = strchr(from, one);
+	int u, low;
+
+	if (one != 'u') {
+		json_put_raw(out, at ? &to[at - from] : &one, 1);
+		c->pos += 2;
+		return;
+	}
+	u = hex4(c, c->pos + 2);
+	c->pos += 6;
+	if (u >= 0xd800 && u < 0xdc00) {
+		low = hex4(c, c->pos + 2);
+		c->pos += 6;
+		u = 0x10000 + (u - 0xd800) * 0x400 + (low - 0xdc00);
+	}
+	json_put_raw(out, text, utf8_encode((uint32_t)u, text));
+}
+
+int json_string(const char *text, size_t len, struct json_buf *out, struct json_error *err)
+{
+	struct json_error unused;
+	struct scan c = { .s = (const unsigned char *)text, .len = len, .err = err ? err : &unused, .take_nul = true };
+	size_t from, end;
+
+	memset(c.err, 0, sizeof(*c.err));
+	json_skip_space(&c);
+	from = c.pos;
+	if (c.pos >= len || c.s[c.pos] != '"')
+		return json_refuse(&c, c.pos, "not a JSON string");
+	if (json_scan_string(&c))
+		return -1;
+	end = c.pos - 1;
+	json_skip_space(&c);
+	if (c.pos < len)
+		return json_refuse(&c, c.pos, "nothing may follow the string");
+	for (c.pos = from + 1; c.pos < end;) {
+		const char *esc = memchr(c.s + c.pos, '\\', end - c.pos);
+		size_t n = (esc ? (size_t)(esc - (const char *)c.s) : end) - c.pos;
+
+		json_put_raw(out, (const char *)c.s + c.pos, n);
+		c.pos += n;
+		if (c.pos < end)
+			put_escape(&c, out);
+	}
+	return out->failed ? json_refuse(&c, 0, "out of memory") : 0;
 }

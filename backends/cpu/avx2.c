@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* avx2.c - the routines for AVX2, FMA and F16C (Haswell and Zen onward), but for the
- * quantised products: avx2_round.c, avx2_q8.c, avx2_q16.c. */
+ * stored forms (avx2_decode.c) and the quantised products: avx2_round.c, avx2_q8.c,
+ * avx2_q16.c. */
 #include <immintrin.h>
 #include <math.h>
 #include <string.h>
@@ -8,95 +9,6 @@
 #include "cpu.h"
 
 #define INLINE static inline __attribute__((always_inline))
-
-/* ---- to and from float ---- */
-
-static void decode_f16_avx2(float *y, const void *w, int64_t cols)
-{
-	const char *p = w;
-	int64_t i = 0;
-
-	for (; i + 8 <= cols; i += 8)
-		_mm256_storeu_ps(y + i,
-			_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 2 * i))));
-	decode_f16(y + i, p + 2 * i, cols - i);
-}
-
-static void decode_bf16_avx2(float *y, const void *w, int64_t cols)
-{
-	const char *p = w;
-	int64_t i = 0;
-
-	for (; i + 8 <= cols; i += 8) {
-		__m128i h = _mm_loadu_si128((const __m128i *)(p + 2 * i));
-
-		_mm256_storeu_ps(y + i,
-			_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)));
-	}
-	decode_bf16(y + i, p + 2 * i, cols - i);
-}
-
-INLINE float half_at(const void *p)
-{
-	uint16_t h;
-
-	memcpy(&h, p, sizeof(h));
-	return _cvtsh_ss(h);
-}
-
-/* 8 signed bytes at the bottom of q, times d, plus m. */
-INLINE void put8(float *y, __m128i q, __m256 d, __m256 m)
-{
-	__m256 v = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q));
-
-	_mm256_storeu_ps(y, _mm256_add_ps(_mm256_mul_ps(v, d), m));
-}
-
-INLINE void put32(float *y, __m128i low, __m128i high, __m256 d, __m256 m)
-{
-	put8(y, low, d, m);
-	put8(y + 8, _mm_srli_si128(low, 8), d, m);
-	put8(y + 16, high, d, m);
-	put8(y + 24, _mm_srli_si128(high, 8), d, m);
-}
-
-/* -0 as the minimum: adding it changes no bit. */
-static void decode_q4_0_avx2(float *y, const void *w, int64_t cols)
-{
-	const __m128i nibble = _mm_set1_epi8(15), eight = _mm_set1_epi8(8);
-	const char *p = w;
-
-	for (int64_t b = 0; b < cols / QK; b++, p += 18, y += QK) {
-		__m128i q = _mm_loadu_si128((const __m128i *)(p + 2));
-		__m128i low = _mm_sub_epi8(_mm_and_si128(q, nibble), eight);
-		__m128i high = _mm_sub_epi8(_mm_and_si128(_mm_srli_epi16(q, 4), nibble), eight);
-
-		put32(y, low, high, _mm256_set1_ps(half_at(p)), _mm256_set1_ps(-0.0f));
-	}
-}
-
-static void decode_q4_1_avx2(float *y, const void *w, int64_t cols)
-{
-	const __m128i nibble = _mm_set1_epi8(15);
-	const char *p = w;
-
-	for (int64_t b = 0; b < cols / QK; b++, p += 20, y += QK) {
-		__m128i q = _mm_loadu_si128((const __m128i *)(p + 4));
-
-		put32(y, _mm_and_si128(q, nibble), _mm_and_si128(_mm_srli_epi16(q, 4), nibble),
-			_mm256_set1_ps(half_at(p)), _mm256_set1_ps(half_at(p + 2)));
-	}
-}
-
-static void decode_q8_0_avx2(float *y, const void *w, int64_t cols)
-{
-	const char *p = w;
-
-	for (int64_t b = 0; b < cols / QK; b++, p += 34, y += QK)
-		put32(y, _mm_loadu_si128((const __m128i *)(p + 2)),
-			_mm_loadu_si128((const __m128i *)(p + 18)), _mm256_set1_ps(half_at(p)),
-			_mm256_set1_ps(-0.0f));
-}
 
 /* ---- products in f32 ---- */
 
@@ -287,12 +199,8 @@ void isa_avx2(struct isa *isa)
 {
 	isa->name = "avx2 fma f16c";
 	isa->rows_f32 = 4;
-	isa->decode[FMT_F16] = decode_f16_avx2;
-	isa->decode[FMT_BF16] = decode_bf16_avx2;
-	isa->decode[FMT_Q4_0] = decode_q4_0_avx2;
-	isa->decode[FMT_Q4_1] = decode_q4_1_avx2;
-	isa->decode[FMT_Q8_0] = decode_q8_0_avx2;
 	isa->mul_f32 = mul_f32_avx2;
+	isa_avx2_decode(isa);
 	isa_avx2_round(isa);
 	isa_avx2_q8(isa);
 	isa_avx2_q16(isa);

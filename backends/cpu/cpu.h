@@ -12,7 +12,8 @@
 #include <nvllm/device.h>
 
 enum {
-	QK = 32,         /* elements in a block of every quantised form here */
+	QK = 32,         /* elements in a block of the forms that have products of their own */
+	QK_K = 256,      /* in one of the large forms (quant_k.c, quant_iq.c) */
 	PANEL_MAX = 16,  /* most weight rows one call of mul_* takes */
 	X_ROWS = 64,     /* most activation rows one call of mul_* takes */
 	ROPE_MAX = 1024, /* most elements of a head that turn */
@@ -20,7 +21,12 @@ enum {
 };
 
 /* Forms a weight may have, as an index into the tables. */
-enum fmt { FMT_F32, FMT_F16, FMT_BF16, FMT_Q4_0, FMT_Q4_1, FMT_Q8_0, FMT_N };
+enum fmt {
+	FMT_F32, FMT_F16, FMT_BF16, FMT_Q4_0, FMT_Q4_1, FMT_Q5_0, FMT_Q5_1, FMT_Q8_0,
+	FMT_Q2_K, FMT_Q3_K, FMT_Q4_K, FMT_Q5_K, FMT_Q6_K, FMT_Q8_K,
+	FMT_IQ1_S, FMT_IQ1_M, FMT_IQ2_XXS, FMT_IQ2_XS, FMT_IQ2_S, FMT_IQ3_XXS, FMT_IQ3_S,
+	FMT_IQ4_NL, FMT_IQ4_XS, FMT_MXFP4, FMT_TQ1_0, FMT_TQ2_0, FMT_N
+};
 
 /* A block of activations: x[i] is about d * q[i], |q| <= 127. */
 struct q8_block {
@@ -66,7 +72,8 @@ struct isa {
 	/* One stored row to float. */
 	void (*decode[FMT_N])(float *y, const void *w, int64_t cols);
 	/* One row of activations to blocks, of the kind and as the weight's form has them;
-	 * cols is a multiple of QK. These and mul_* are NULL for FMT_F32, F16, BF16. */
+	 * cols is a multiple of QK. These and mul_q* are there for Q4_0, Q4_1 and Q8_0 alone;
+	 * what has none is decoded and goes to mul_f32. */
 	void (*to_q8[FMT_N])(void *y, const float *x, int64_t cols);
 	void (*to_q16[FMT_N])(void *y, const float *x, int64_t cols);
 	void (*mul_f32)(const struct product *);
@@ -84,7 +91,8 @@ struct isa {
 
 void isa_scalar(struct isa *);
 void isa_avx2(struct isa *);
-void isa_avx2_round(struct isa *); /* parts of isa_avx2: activations to blocks, */
+void isa_avx2_decode(struct isa *); /* parts of isa_avx2: stored rows to float, */
+void isa_avx2_round(struct isa *); /* activations to blocks, */
 void isa_avx2_q8(struct isa *);    /* the products with them */
 void isa_avx2_q16(struct isa *);
 void isa_avx512(struct isa *);
@@ -92,13 +100,45 @@ void isa_vnni(struct isa *);
 
 /* quant.c: the forms, in plain C. */
 enum fmt fmt_of(int32_t dtype); /* FMT_N = no such form here */
+const char *fmt_name(enum fmt);
+void decode_plain(struct isa *); /* fills decode[] */
 float half_to_float(uint16_t h);
+float load_half(const void *p);
 void decode_f32(float *y, const void *w, int64_t cols);
 void decode_f16(float *y, const void *w, int64_t cols);
 void decode_bf16(float *y, const void *w, int64_t cols);
 void decode_q4_0(float *y, const void *w, int64_t cols);
 void decode_q4_1(float *y, const void *w, int64_t cols);
+void decode_q5_0(float *y, const void *w, int64_t cols);
+void decode_q5_1(float *y, const void *w, int64_t cols);
 void decode_q8_0(float *y, const void *w, int64_t cols);
+/* quant_k.c: cols is a multiple of QK_K. */
+void decode_q2_k(float *y, const void *w, int64_t cols);
+void decode_q3_k(float *y, const void *w, int64_t cols);
+void decode_q4_k(float *y, const void *w, int64_t cols);
+void decode_q5_k(float *y, const void *w, int64_t cols);
+void decode_q6_k(float *y, const void *w, int64_t cols);
+void decode_q8_k(float *y, const void *w, int64_t cols);
+void decode_tq1_0(float *y, const void *w, int64_t cols);
+void decode_tq2_0(float *y, const void *w, int64_t cols);
+/* Of their scales: k of 16 of Q3_K; k of 8 of Q4_K and Q5_K, with its minimum. */
+int scale_q3_k(const uint8_t *scales, int k);
+void scale_q4_k(const uint8_t *scales, int k, int *scale, int *minimum);
+/* quant_iq.c: likewise, but for IQ4_NL and MXFP4, of QK. */
+void decode_iq1_s(float *y, const void *w, int64_t cols);
+void decode_iq1_m(float *y, const void *w, int64_t cols);
+void decode_iq2_xxs(float *y, const void *w, int64_t cols);
+void decode_iq2_xs(float *y, const void *w, int64_t cols);
+void decode_iq2_s(float *y, const void *w, int64_t cols);
+void decode_iq3_xxs(float *y, const void *w, int64_t cols);
+void decode_iq3_s(float *y, const void *w, int64_t cols);
+void decode_iq4_nl(float *y, const void *w, int64_t cols);
+void decode_iq4_xs(float *y, const void *w, int64_t cols);
+void decode_mxfp4(float *y, const void *w, int64_t cols);
+extern const int8_t levels_nl[16], levels_mx[16];
+int scale_iq4_xs(const uint8_t *block, int k);
+float scale_mxfp4(uint8_t e);
+/* quant.c: activations */
 void to_q8(void *y, const float *x, int64_t cols);
 void to_planes(void *y, const float *x, int64_t cols); /* struct q16_block */
 void to_words(void *y, const float *x, int64_t cols);
@@ -156,6 +196,9 @@ static inline int64_t panel_bytes(int64_t cols)
 int linear(struct nvllm_device *, nvllm_stream, struct nvllm_tensor y, struct nvllm_tensor x,
 	struct nvllm_tensor w, const struct nvllm_tensor *bias, uint32_t flags);
 int linear_reserve(struct nvllm_device *, int64_t cols); /* [setup] scratch for such rows */
+/* moe.c */
+int moe(struct nvllm_device *, nvllm_stream, struct nvllm_tensor y, struct nvllm_tensor x,
+	const struct nvllm_moe *, struct nvllm_tensor scratch);
 /* logprobs.c */
 int logprobs(struct nvllm_device *, nvllm_stream, struct nvllm_tensor logits,
 	const struct nvllm_logprobs *);

@@ -25,7 +25,7 @@ static const struct nvllm_option options[] = {
 		"form of activations in products with block-quantised weights; q16 (auto) = "
 		"rounded to 16 bits, all but exact; q8 = to 8 bits, 1.5 times as fast "
 		"on prompts, but answers change; f32 = exact, generates at a third of the speed; "
-		"float weights always take f32"),
+		"float weights and block types other than Q4_0, Q4_1 and Q8_0 always take f32"),
 	NVLLM_OPTIONS_END
 };
 
@@ -158,18 +158,19 @@ static int64_t store(struct nvllm_device *dev, struct nvllm_tensor *t)
 {
 	const struct nvllm_host *host = dev->host;
 	const int64_t planes = t->planes > 0 ? t->planes : 1;
+	const enum fmt fmt = fmt_of(t->dtype);
 	int64_t bytes, plane;
 	int err;
 
-	if (fmt_of(t->dtype) == FMT_N)
-		return host->fail(host, NVLLM_ENOTSUP,
-			"the CPU device has no kernels for weights of "
-			"type number %d: it takes F32, F16, BF16, Q4_0, Q4_1 and Q8_0", t->dtype);
-	if (nvllm_row_bytes(t->dtype, t->cols) < 0 || t->rows < 0)
-		return host->fail(host, NVLLM_EINVAL,
-			"a weight of [%lld][%lld] cannot be kept: rows "
-			"of type number %d need a whole number of blocks", (long long)t->rows,
-			(long long)t->cols, t->dtype);
+	if (fmt == FMT_N)
+		return host->fail(host, NVLLM_ENOTSUP, "the CPU device has no kernels for weights "
+			"of type number %d: it takes F32, F16, BF16 and GGUF's block types Q4_0 to "
+			"TQ2_0; convert the checkpoint to one of them", t->dtype);
+	if (t->rows < 0 || t->cols < 0 || nvllm_row_bytes(t->dtype, t->cols) < 0)
+		return host->fail(host, NVLLM_EINVAL, "a weight of [%lld][%lld] cannot be kept as "
+			"%s: its rows must be whole blocks of %lld elements; store it in another type",
+			(long long)t->rows, (long long)t->cols, fmt_name(fmt),
+			(long long)nvllm_dtype_block(t->dtype, NULL));
 	err = linear_reserve(dev, t->cols);
 	if (err)
 		return err;
@@ -199,6 +200,11 @@ static void upload_rows(void *arg, int64_t begin, int64_t end, int32_t worker)
 {
 	const struct upload_job *j = arg;
 
+	if (j->convert == FMT_N && j->t->stride == j->bytes && j->src_stride == j->bytes) {
+		memcpy(j->dst + begin * j->bytes, j->src + begin * j->bytes,
+			(size_t)((end - begin) * j->bytes));
+		return;
+	}
 	for (int64_t i = begin; i < end; i++) {
 		char *dst = j->dst + i * j->t->stride;
 		const char *src = j->src + i * j->src_stride;

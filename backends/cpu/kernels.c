@@ -339,4 +339,5 @@ const struct nvllm_kernels cpu_kernels = {
 	.rows = rows,
 	.logprobs = logprobs,
 	.advance = advance,
+	.moe = moe,
 };

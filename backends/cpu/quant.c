@@ -1,27 +1,56 @@
 /* SPDX-License-Identifier: MIT */
-/* quant.c - what the stored forms of numbers mean, in plain C: GGUF's block formats
- * (ggml/docs and gguf-py's quants.py describe them) and the 16-bit floats. Little
- * endian; each block of 32 elements starts with its scale d as a half:
+/* quant.c - what the stored forms of numbers mean, in plain C: the 16-bit floats and GGUF's
+ * block formats (ggml/docs and gguf-py's quants.py describe them; those of quant_k.c and
+ * quant_iq.c are larger). Little endian; each block of 32 elements starts with its scale d
+ * as a half:
  *   Q4_0  d, 16 bytes: element i < 16 is the low nibble of byte i, element 16 + i
  *         the high one; value d * (q - 8)
  *   Q4_1  d, m, 16 bytes likewise; value d * q + m
+ *   Q5_0  d, 4 bytes, 16 bytes: Q4_0's nibbles, and of element i the bit i of the four
+ *         bytes above them; value d * (q - 16)
+ *   Q5_1  d, m, likewise; value d * q + m
  *   Q8_0  d, 32 signed bytes; value d * q */
 #include <math.h>
 #include <string.h>
 
 #include "cpu.h"
 
+static const struct {
+	int32_t dtype;
+	const char *name;
+	void (*decode)(float *y, const void *w, int64_t cols);
+} forms[FMT_N] = {
+#define FORM(name, decode) [FMT_ ## name] = { NVLLM_ ## name, #name, decode }
+	FORM(F32, decode_f32), FORM(F16, decode_f16), FORM(BF16, decode_bf16),
+	FORM(Q4_0, decode_q4_0), FORM(Q4_1, decode_q4_1), FORM(Q5_0, decode_q5_0),
+	FORM(Q5_1, decode_q5_1), FORM(Q8_0, decode_q8_0), FORM(Q2_K, decode_q2_k),
+	FORM(Q3_K, decode_q3_k), FORM(Q4_K, decode_q4_k), FORM(Q5_K, decode_q5_k),
+	FORM(Q6_K, decode_q6_k), FORM(Q8_K, decode_q8_k), FORM(IQ1_S, decode_iq1_s),
+	FORM(IQ1_M, decode_iq1_m), FORM(IQ2_XXS, decode_iq2_xxs), FORM(IQ2_XS, decode_iq2_xs),
+	FORM(IQ2_S, decode_iq2_s), FORM(IQ3_XXS, decode_iq3_xxs), FORM(IQ3_S, decode_iq3_s),
+	FORM(IQ4_NL, decode_iq4_nl), FORM(IQ4_XS, decode_iq4_xs), FORM(MXFP4, decode_mxfp4),
+	FORM(TQ1_0, decode_tq1_0), FORM(TQ2_0, decode_tq2_0),
+#undef FORM
+};
+
 enum fmt fmt_of(int32_t dtype)
 {
-	switch (dtype) {
-	case NVLLM_F32: return FMT_F32;
-	case NVLLM_F16: return FMT_F16;
-	case NVLLM_BF16: return FMT_BF16;
-	case NVLLM_Q4_0: return FMT_Q4_0;
-	case NVLLM_Q4_1: return FMT_Q4_1;
-	case NVLLM_Q8_0: return FMT_Q8_0;
-	default: return FMT_N;
-	}
+	int fmt = 0;
+
+	while (fmt < FMT_N && forms[fmt].dtype != dtype)
+		fmt++;
+	return (enum fmt)fmt;
+}
+
+const char *fmt_name(enum fmt fmt)
+{
+	return forms[fmt].name;
+}
+
+void decode_plain(struct isa *isa)
+{
+	for (int fmt = 0; fmt < FMT_N; fmt++)
+		isa->decode[fmt] = forms[fmt].decode;
 }
 
 static float bits_to_float(uint32_t u)
@@ -45,7 +74,7 @@ float half_to_float(uint16_t h)
 	return bits_to_float(sign | (exp + 112) << 23 | frac << 13);
 }
 
-static float half_at(const void *p)
+float load_half(const void *p)
 {
 	uint16_t h;
 
@@ -63,7 +92,7 @@ void decode_f16(float *y, const void *w, int64_t cols)
 	const char *p = w;
 
 	for (int64_t i = 0; i < cols; i++)
-		y[i] = half_at(p + 2 * i);
+		y[i] = load_half(p + 2 * i);
 }
 
 void decode_bf16(float *y, const void *w, int64_t cols)
@@ -82,7 +111,7 @@ void decode_q4_0(float *y, const void *w, int64_t cols)
 	const uint8_t *p = w;
 
 	for (int64_t b = 0; b < cols / QK; b++, p += 18, y += QK) {
-		const float d = half_at(p);
+		const float d = load_half(p);
 
 		for (int i = 0; i < QK / 2; i++) {
 			y[i] = d * (float)((p[2 + i] & 15) - 8);
@@ -96,7 +125,7 @@ void decode_q4_1(float *y, const void *w, int64_t cols)
 	const uint8_t *p = w;
 
 	for (int64_t b = 0; b < cols / QK; b++, p += 20, y += QK) {
-		const float d = half_at(p), m = half_at(p + 2);
+		const float d = load_half(p), m = load_half(p + 2);
 
 		for (int i = 0; i < QK / 2; i++) {
 			y[i] = d * (float)(p[4 + i] & 15) + m;
@@ -105,12 +134,42 @@ void decode_q4_1(float *y, const void *w, int64_t cols)
 	}
 }
 
+/* Element i: a nibble of low, and bit i of high. */
+static int five_bits(const uint8_t *low, const uint8_t *high, int i)
+{
+	return (low[i % 16] >> i / 16 * 4 & 15) | (high[i / 8] >> i % 8 & 1) << 4;
+}
+
+void decode_q5_0(float *y, const void *w, int64_t cols)
+{
+	const uint8_t *p = w;
+
+	for (int64_t b = 0; b < cols / QK; b++, p += 22, y += QK) {
+		const float d = load_half(p);
+
+		for (int i = 0; i < QK; i++)
+			y[i] = d * (float)(five_bits(p + 6, p + 2, i) - 16);
+	}
+}
+
+void decode_q5_1(float *y, const void *w, int64_t cols)
+{
+	const uint8_t *p = w;
+
+	for (int64_t b = 0; b < cols / QK; b++, p += 24, y += QK) {
+		const float d = load_half(p), m = load_half(p + 2);
+
+		for (int i = 0; i < QK; i++)
+			y[i] = d * (float)five_bits(p + 8, p + 4, i) + m;
+	}
+}
+
 void decode_q8_0(float *y, const void *w, int64_t cols)
 {
 	const uint8_t *p = w;
 
 	for (int64_t b = 0; b < cols / QK; b++, p += 34, y += QK) {
-		const float d = half_at(p);
+		const float d = load_half(p);
 
 		for (int i = 0; i < QK; i++)
 			y[i] = d * (float)(int8_t)p[2 + i];

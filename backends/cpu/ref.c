@@ -264,14 +264,6 @@ void isa_scalar(struct isa *isa)
 		.name = "scalar",
 		.rows_f32 = 4,
 		.rows_q8 = 8,
-		.decode = {
-			[FMT_F32] = decode_f32,
-			[FMT_F16] = decode_f16,
-			[FMT_BF16] = decode_bf16,
-			[FMT_Q4_0] = decode_q4_0,
-			[FMT_Q4_1] = decode_q4_1,
-			[FMT_Q8_0] = decode_q8_0,
-		},
 		.to_q8 = {
 			[FMT_Q4_0] = to_q8,
 			[FMT_Q4_1] = to_q8,
@@ -299,4 +291,5 @@ void isa_scalar(struct isa *isa)
 		.glu = glu_ref,
 		.sum_exp = sum_exp,
 	};
+	decode_plain(isa);
 }

@@ -21,13 +21,21 @@ struct nvllm_chat_request {
 	uint32_t size;
 	int32_t add_generation_prompt; /* ends with the header of the assistant's turn */
 	const struct nvllm_chat_message *const *messages; /* NULL-ended */
-	struct nvllm_str body;  /* the whole request as JSON (tools, chat_template_kwargs), or empty */
+	/* The whole request as a JSON object, or empty: "tools", "documents",
+	 * "chat_template_kwargs", "continue_final_message"; and "messages", which then count
+	 * instead of the list above (they may have more members than role and content). */
+	struct nvllm_str body;
+	const char *now;        /* "2025-03-09T14:05:07": what a template's clock says; NULL = local time */
 };
 
 struct nvllm_chat_vt {
 	uint32_t size;
 	uint32_t reserved;  /* 0 */
-	/* [setup] path: the checkpoint. loader may be NULL. */
+	/* [setup] 0..100: how sure it is that it has this checkpoint's template. Optional: NULL
+	 * = only when named. */
+	int  (*probe)(const struct nvllm_loader_ref *loader, const char *path);
+	/* [setup] path: the checkpoint, or a template file. loader may be NULL, and stays open until
+	 * close. */
 	int  (*open)(const struct nvllm_host *, const struct nvllm_loader_ref *loader, const char *path,
 		const void *conf, struct nvllm_chat **out);
 	/* [any] Writes at most room bytes to text, no NUL. Returns the length, also where it

@@ -65,6 +65,13 @@ struct nvllm_logprobs {
 	float *top_logprobs;      /* [rows][n_top] device */
 };
 
+/* Floats of scratch that the kernel moe needs for T rows: probabilities of all experts,
+ * and for each of the n_top choices a row of x, of gate and up, and four numbers. */
+static inline int64_t nvllm_moe_scratch(int64_t T, const struct nvllm_moe *m)
+{
+	return T * m->router.rows + T * m->n_top * (m->router.cols + m->gate_up.rows + 4);
+}
+
 /* Destination-passing, stream-ordered, no allocation, all [step]. Each returns a
  * status. NULL = not offered: the core finds out in its dry run, before weights are
  * read, and says which op needed it. Members from norm_linear on are optional: the
@@ -114,6 +121,12 @@ struct nvllm_kernels {
 		const struct nvllm_tensor *bias);
 	int (*norm_linear_glu)(struct nvllm_device *, nvllm_stream, struct nvllm_tensor y,
 		struct nvllm_tensor x, const struct nvllm_norm *, struct nvllm_tensor w, int act);
+
+	/* ---- optional: without it, models with experts are refused ---- */
+	/* y [T][dim] = moe(x). scratch: f32 [1][nvllm_moe_scratch(T, m)], contents undefined. A
+	 * rank that holds nothing of the experts' width (down.cols 0) writes zeros. */
+	int (*moe)(struct nvllm_device *, nvllm_stream, struct nvllm_tensor y, struct nvllm_tensor x,
+		const struct nvllm_moe *, struct nvllm_tensor scratch);
 };
 
 struct nvllm_device_vt {

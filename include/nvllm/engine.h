@@ -18,6 +18,8 @@ extern "C" {
 
 struct nvllm_engine;
 
+struct nvllm_bias { int32_t token; float bias; };
+
 /* What a request asks for. NVLLM_UNSET leaves a value to the next in line: the INI
  * file and the command line, the checkpoint's generation config, the API's default. */
 #define NVLLM_UNSET INT64_MIN /* for integers; NaN for doubles */
@@ -42,6 +44,20 @@ struct nvllm_params {
 	double timeout;            /* seconds from submit to the last token, > 0; default: none */
 	struct nvllm_str cache_salt; /* requests share cached prefixes only with those of an equal
 	                            * salt; s NULL = the common one */
+	double typical_p;          /* (0, 1]; default 1 */
+	double repetition_penalty; /* > 0; default 1 */
+	double presence_penalty;   /* -2 to 2; default 0 */
+	double frequency_penalty;  /* -2 to 2; default 0 */
+	int64_t min_tokens;        /* >= 0: end tokens and stop texts do not end it before; default 0 */
+	const struct nvllm_bias *logit_bias;  /* [n_logit_bias], each -100 to 100 */
+	int64_t n_logit_bias;
+	const int32_t *stop_token_ids;        /* [n_stop_token_ids] end the answer, also with ignore_eos */
+	int64_t n_stop_token_ids;
+	const int32_t *allowed_token_ids;     /* [n_allowed_token_ids] nothing else is drawn; none = all */
+	int64_t n_allowed_token_ids;
+	const struct nvllm_str *bad_words;    /* [n_bad_words] texts that are never made */
+	int64_t n_bad_words;
+	struct nvllm_str extra;    /* a JSON object for processors of logits (vLLM's vllm_xargs); empty = none */
 };
 #define NVLLM_MAX_CHOICES 128
 
@@ -52,13 +68,16 @@ static inline struct nvllm_params nvllm_params_none(void)
 
 	p.size = sizeof(p);
 	p.ignore_eos = 0;
-	p.temperature = p.top_p = p.min_p = (double)NAN;
-	p.timeout = (double)NAN;
+	p.temperature = p.top_p = p.min_p = p.typical_p = (double)NAN;
+	p.repetition_penalty = p.presence_penalty = p.frequency_penalty = p.timeout = (double)NAN;
 	p.top_k = p.max_tokens = p.seed = p.logprobs = p.prompt_logprobs = p.n = p.priority = NVLLM_UNSET;
-	p.stops = NULL;
-	p.n_stops = 0;
-	p.cache_salt.s = NULL;
-	p.cache_salt.len = 0;
+	p.min_tokens = NVLLM_UNSET;
+	p.stops = p.bad_words = NULL;
+	p.logit_bias = NULL;
+	p.stop_token_ids = p.allowed_token_ids = NULL;
+	p.n_stops = p.n_bad_words = p.n_logit_bias = p.n_stop_token_ids = p.n_allowed_token_ids = 0;
+	p.cache_salt.s = p.extra.s = NULL;
+	p.cache_salt.len = p.extra.len = 0;
 	return p;
 }
 

@@ -41,15 +41,21 @@ struct nvllm_loader_vt {
 	 * size. Reads no tensor data. */
 	int  (*open)(const struct nvllm_host *, const char *path, const void *conf,
 		struct nvllm_loader **out);
-	/* [any] A config value as text, NULL if absent. Valid until close. Keys are those of
-	 * config.json ("num_hidden_layers", "rope_scaling.factor"); "architectures" is the
-	 * first of the list; lists are written with spaces. "generation.temperature" and its
-	 * like are the checkpoint's own sampling defaults. "name" is its name for people. */
+	/* [any] A config value as text, NULL if absent or null. Valid until close. Keys are those
+	 * of config.json ("num_hidden_layers", "rope_scaling.factor"); "architectures" is the
+	 * first of the list; lists are written with spaces. One spelling for each thing, whatever
+	 * the file's: "rope_theta" and "rope_scaling.KEY" also where it has rope_parameters,
+	 * "rope_scaling.rope_type" also where it has .type, "rope_local_base_freq" for the base
+	 * of sliding layers, "dtype" also where it has torch_dtype. "generation.temperature" and
+	 * its like are the checkpoint's own sampling defaults (generation_config.json), among
+	 * them "generation.eos_token_id", a list. "name" is its name for people. */
 	const char *(*meta)(struct nvllm_loader *, const char *key);
 	/* [any] An array of the format's own metadata ("tokenizer.ggml.tokens"): 0, or
 	 * NVLLM_ENOENT. Scalars and strings come as arrays of one. */
 	int  (*array)(struct nvllm_loader *, const char *key, struct nvllm_array *out);
-	/* [any] 0, or NVLLM_ENOENT without a sentence. */
+	/* [any] 0, or NVLLM_ENOENT without a sentence. The experts of a layer that lie in one
+	 * tensor are planes of it, and '*' stands for the expert's number in its name
+	 * ("model.layers.0.mlp.experts.*.up_proj.weight"); else each has a name of its own. */
 	int  (*find)(struct nvllm_loader *, const char *name, struct nvllm_tensor_info *out);
 	/* [any] Rows [row, row + n) of plane p of a tensor to host memory, row_bytes apart.
 	 * Ranks and threads read at once. Fails if the file has shrunk. */

@@ -35,6 +35,7 @@ struct nvllm_arch {
 	int64_t ffn;        /* width of the MLP: what NVLLM_CUT_ROWS and _COLS cut */
 	int64_t max_len;    /* longest sequence it was made for, in tokens */
 	const struct nvllm_attn_layer *const *layers; /* [n_layers], of host->alloc */
+	int64_t moe_ffn;    /* width of one expert, cut like ffn where a weight has planes; 0 = no experts */
 };
 
 /* Rope scaling, as config.json's rope_scaling / rope_parameters has it. */
@@ -49,9 +50,13 @@ struct nvllm_rope {
 	double theta;          /* base */
 	double factor;         /* linear, llama3, yarn, dynamic */
 	double low_freq_factor, high_freq_factor; /* llama3 */
-	double beta_fast, beta_slow, mscale;      /* yarn */
+	double beta_fast, beta_slow;              /* yarn: 32 and 1 */
+	double attention_factor;                  /* yarn: multiplies cos and sin; 0 = from factor and the next two */
+	double mscale, mscale_all_dim;            /* yarn: 0 = absent */
 	int64_t original_len;  /* llama3, yarn, dynamic: length before scaling, tokens */
 	const char *factors;   /* NULL, or a checkpoint vector [dims/2] that divides the frequencies */
+	int32_t untruncated;   /* yarn: 1 = the ramp's ends are not rounded to whole dimensions */
+	int32_t reserved;      /* 0 */
 };
 
 /* Names checkpoint tensors (Hugging Face names). Sizes are the whole model's: the
@@ -72,8 +77,14 @@ struct nvllm_weights {
 	/* 1 if the checkpoint has a tensor of that name. */
 	int (*has)(struct nvllm_weights *, const char *name);
 	/* The table of inverse frequencies. Formulas: as in Hugging Face transformers,
-	 * modeling_rope_utils.py (default, linear, llama3; others are refused). */
+	 * modeling_rope_utils.py. dynamic is for the longest sequence the engine takes
+	 * ([engine] max_model_len): up to original_len it changes nothing. */
 	struct nvllm_rotary (*rope)(struct nvllm_weights *, const struct nvllm_rope *);
+	/* A weight of n experts, planes of [rows][cols]. '*' in the name is the expert's number:
+	 * "model.layers.%d.mlp.experts.*.{gate,up}_proj.weight". NVLLM_CUT_ROWS and _COLS cut
+	 * runs of arch.moe_ffn. */
+	struct nvllm_tensor (*experts)(struct nvllm_weights *, int cut, int64_t n, int64_t rows, int64_t cols,
+		const char *fmt, ...) __attribute__((format(printf, 6, 7)));
 };
 
 struct nvllm_model_vt {

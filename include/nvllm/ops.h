@@ -65,6 +65,19 @@ struct nvllm_attn_in {
 	const struct nvllm_rotary *rotary;
 };
 
+/* A mixture of experts, as in Hugging Face transformers, modeling_qwen3_moe.py: with
+ * p = softmax(router x) over all experts, in f32, the n_top largest are kept, ties to the
+ * lower number; with norm_topk they are divided by their sum. The result is the sum over
+ * those experts e of p_e * down_e (act(gate_e x) * up_e x), e in the order of p. */
+struct nvllm_moe {
+	uint32_t size;
+	int32_t n_top, norm_topk;
+	int32_t act;                  /* enum nvllm_act */
+	struct nvllm_tensor router;   /* [experts][dim], whole on each rank */
+	struct nvllm_tensor gate_up;  /* planes of [2 * ffn][dim]: gate's rows, then up's */
+	struct nvllm_tensor down;     /* planes of [dim][ffn] */
+};
+
 /* All [step]. Tensors returned belong to the step's arena. Shapes: T = batch's
  * n_tokens, L = its n_logits. Activations are f32 on the CPU; a device may choose
  * its own activation type, models never look. */
@@ -99,6 +112,9 @@ struct nvllm_ops {
 	struct nvllm_tensor (*logit_rows)(struct nvllm_step *, struct nvllm_tensor x);
 	/* x += d, in place (for architectures that norm after the sublayer). */
 	void (*add)(struct nvllm_step *, struct nvllm_tensor x, struct nvllm_tensor d);
+	/* x += moe(norm(x)), in place */
+	void (*moe_add)(struct nvllm_step *, struct nvllm_tensor x, const struct nvllm_norm *,
+		const struct nvllm_moe *);
 };
 
 #ifdef __cplusplus

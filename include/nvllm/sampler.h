@@ -23,11 +23,23 @@ struct nvllm_sampler;
 #define NVLLM_TAKES_PRESENCE    (1ull << 6)
 #define NVLLM_TAKES_FREQUENCY   (1ull << 7)
 #define NVLLM_TAKES_SEED        (1ull << 8)
+/* And those that a processor of logits (logits.h) carries out. */
+#define NVLLM_TAKES_LOGIT_BIAS  (1ull << 9)
+#define NVLLM_TAKES_ALLOWED     (1ull << 10)
+#define NVLLM_TAKES_BAD_WORDS   (1ull << 11)
+#define NVLLM_TAKES_MIN_TOKENS  (1ull << 12)
 
 /* One row's wishes for this step, applied in vLLM's order: penalties, temperature,
- * min_p, top_k, top_p, each on what the one before left; one softmax at the end. top_p
- * keeps the token that crosses the threshold; ties at rank top_k are all kept. Frozen. Lies in device memory at a fixed address,
- * or in host memory for a sampler with NVLLM_SAMPLER_HOST. */
+ * min_p, top_k, top_p, typical_p, each on what the one before left; one softmax at the end.
+ *   repetition r (Keskar et al. 2019): x > 0 ? x / r : x * r, for each token of prompt or output
+ *   x -= frequency * count + presence * (count > 0), counted in the output alone (OpenAI)
+ *   min_p keeps p >= min_p * the largest p; ties at rank top_k are all kept; top_p (Holtzman
+ *   et al. 2020) keeps the token that crosses the threshold, of what is left, renormalised
+ *   typical_p (Meister et al. 2022; transformers' TypicalLogitsWarper): with H the entropy of
+ *   what is left, tokens in the order of |-log p - H| until their sum reaches typical_p, the
+ *   one that crosses it included, and all that tie with it
+ * Penalties count for greedy rows too. Frozen. Lies in device memory at a fixed address, or
+ * in host memory for a sampler with NVLLM_SAMPLER_HOST. */
 struct nvllm_sample_row {
 	double temperature;   /* 0 = greedy: the largest logit, ties to the lowest id */
 	double top_p;         /* (0, 1]; 1 = off */
@@ -47,7 +59,9 @@ struct nvllm_sample_row {
 	const void *params;   /* the sampler's own per-request parameters, NULL = none */
 };
 
-#define NVLLM_SAMPLER_HOST (1ull << 0) /* runs on the CPU: wants logits and rows in host memory */
+/* Runs on the CPU: logits, rows, tokens and workspace are in host memory, whatever the device
+ * (the core copies). It may use the device's parallel_for where there is one. */
+#define NVLLM_SAMPLER_HOST (1ull << 0)
 
 /* What create() is told. Owned by the core, valid as long as the instance. */
 struct nvllm_sampler_env {
@@ -59,7 +73,8 @@ struct nvllm_sampler_env {
 	                                      * gathers the ranks' columns before it samples) */
 	const struct nvllm_comm_vt *comm_vt; /* the group, NULL at world 1: for a sampler that */
 	struct nvllm_comm *comm;             /* would exchange (max, sum, arg) of slices instead */
-	int64_t workspace_bytes;             /* out: device scratch it wants, allocated by the core */
+	int64_t workspace_bytes;             /* out: scratch it wants (host memory with
+	                                      * NVLLM_SAMPLER_HOST), allocated by the core */
 };
 
 struct nvllm_sampler_vt {

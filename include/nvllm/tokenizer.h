@@ -13,7 +13,7 @@ struct nvllm_tokenizer;
 
 #define NVLLM_ENCODE_SPECIAL (1u << 0) /* add BOS and EOS where the tokenizer says so */
 #define NVLLM_ENCODE_PLAIN   (1u << 1) /* special tokens written in the text are text */
-#define NVLLM_PIECE_FIRST        (1u << 0) /* the first token of the text */
+#define NVLLM_PIECE_FIRST        (1u << 0) /* the first token of the text that gives any bytes */
 #define NVLLM_PIECE_SKIP_SPECIAL (1u << 1) /* special tokens give no bytes */
 
 struct nvllm_tokenizer_info {
@@ -32,7 +32,9 @@ struct nvllm_tokenizer_vt {
 	/* [setup] 0..100: how sure it is that it can read this. loader may be NULL (a bare
 	 * tokenizer file). */
 	int  (*probe)(const struct nvllm_loader_ref *loader, const char *path);
-	/* [setup] loader stays open until close. */
+	/* [setup] loader stays open until close. path: the checkpoint, a GGUF or a folder
+	 * (tokenizer.json, tokenizer.model and tokenizer_config.json lie in it), or a file of
+	 * these names by itself. */
 	int  (*open)(const struct nvllm_host *, const struct nvllm_loader_ref *loader, const char *path,
 		const void *conf, struct nvllm_tokenizer **out);
 	/* [any] */
@@ -49,6 +51,11 @@ struct nvllm_tokenizer_vt {
 	const char *(*piece)(struct nvllm_tokenizer *, int32_t token, uint32_t flags, int32_t *len);
 	/* [setup] */
 	void (*close)(struct nvllm_tokenizer *);
+	/* [any] Optional. The byte 0..255 that a token stands for where the vocabulary spells
+	 * unknown characters in tokens of one byte ("<0xE4>"), else -1. Such tokens in a row
+	 * that are no UTF-8 become one U+FFFD each, as in Hugging Face's ByteFallback; bytes of
+	 * other pieces that are none become one U+FFFD for each maximal ill-formed part. */
+	int32_t (*byte)(struct nvllm_tokenizer *, int32_t token);
 };
 
 #ifdef __cplusplus

@@ -25,7 +25,7 @@ int gguf_fail(const struct nvllm_loader *l, int status, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(why, sizeof(why), fmt, ap);
 	va_end(ap);
-	return l->host->fail(l->host, status, "%s: %s", l->path, why);
+	return l->host->fail(l->host, status, "%s: %s", l->file->path, why);
 }
 
 void *gguf_alloc(struct nvllm_loader *l, int64_t n, size_t each)
@@ -42,7 +42,7 @@ void *gguf_alloc(struct nvllm_loader *l, int64_t n, size_t each)
 }
 
 /* FNV-1a. The hash comes first so that sorting seldom looks at the names themselves. */
-static struct gguf_entry entry_of(const struct nvllm_str *name)
+struct gguf_entry gguf_entry_of(const struct nvllm_str *name)
 {
 	struct gguf_entry e = { 0xcbf29ce484222325u, name };
 
@@ -62,28 +62,19 @@ static int by_entry(const void *a, const void *b)
 	return memcmp(x->name->s, y->name->s, (size_t)x->name->len);
 }
 
-int gguf_index(struct nvllm_loader *l, const void *rows, size_t each, int64_t n,
-	struct gguf_entry **out, const void **twice)
+const struct nvllm_str *gguf_sort(struct gguf_entry *e, int64_t n)
 {
-	struct gguf_entry *e = gguf_alloc(l, n, sizeof(*e));
-
-	if (!e)
-		return NVLLM_ENOMEM;
-	for (int64_t i = 0; i < n; i++)
-		e[i] = entry_of((const void *)((const char *)rows + (size_t)i * each));
 	qsort(e, (size_t)n, sizeof(*e), by_entry);
-	*twice = NULL;
-	for (int64_t i = 1; i < n && !*twice; i++)
+	for (int64_t i = 1; i < n; i++)
 		if (by_entry(&e[i - 1], &e[i]) == 0)
-			*twice = e[i].name;
-	*out = e;
-	return NVLLM_OK;
+			return e[i].name;
+	return NULL;
 }
 
 static const void *look_up(const struct gguf_entry *index, int64_t n, const char *name)
 {
 	struct nvllm_str want = { name, (int64_t)strlen(name) };
-	struct gguf_entry key = entry_of(&want), *hit;
+	struct gguf_entry key = gguf_entry_of(&want), *hit;
 
 	hit = bsearch(&key, index, (size_t)n, sizeof(key), by_entry);
 	return hit ? hit->name : NULL;
@@ -91,7 +82,7 @@ static const void *look_up(const struct gguf_entry *index, int64_t n, const char
 
 const struct gguf_kv *gguf_kv(const struct nvllm_loader *l, const char *key)
 {
-	return look_up(l->kv_index, l->n_kvs, key);
+	return look_up(l->file->kv_index, l->file->n_kvs, key);
 }
 
 const struct gguf_tensor *gguf_tensor(const struct nvllm_loader *l, const char *name)
@@ -101,45 +92,24 @@ const struct gguf_tensor *gguf_tensor(const struct nvllm_loader *l, const char *
 
 /* ---- open and close ---- */
 
-static int open_file(struct nvllm_loader *l)
-{
-	struct stat st;
-
-	l->fd = open(l->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	if (l->fd < 0 && errno == ENOENT)
-		return gguf_fail(l, NVLLM_ENOENT, "no such file; [model] path names a .gguf "
-			"file or a checkpoint folder");
-	if (l->fd < 0 || fstat(l->fd, &st) < 0)
-		return gguf_fail(l, NVLLM_EIO, "cannot be opened: %s", strerror(errno));
-	if (!S_ISREG(st.st_mode))
-		return gguf_fail(l, NVLLM_EINVAL, "%s, not a file: [model] path must name the "
-			".gguf file itself", S_ISDIR(st.st_mode) ? "a folder" : "a device or pipe");
-	l->size = st.st_size;
-	return NVLLM_OK;
-}
-
 static void close_loader(struct nvllm_loader *l)
 {
-	if (l->fd >= 0)
-		close(l->fd);
+	for (int i = 0; i < l->n_files; i++)
+		if (l->files[i].fd >= 0)
+			close(l->files[i].fd);
 }
 
 static int open_loader(const struct nvllm_host *host, const char *path, const void *conf,
 	struct nvllm_loader **out)
 {
-	size_t len = strlen(path) + 1;
 	struct nvllm_loader *l = host->alloc(host, sizeof(*l));
-	char *copy = host->alloc(host, len);
 	int rc;
 
 	(void)conf;
-	if (!l || !copy)
+	if (!l)
 		return host->fail(host, NVLLM_ENOMEM, "%s: no memory to open it", path);
 	l->host = host;
-	l->path = memcpy(copy, path, len);
-	rc = open_file(l);
-	if (rc == 0)
-		rc = gguf_header(l);
+	rc = gguf_open(l, path);
 	if (rc == 0)
 		rc = gguf_config(l);
 	if (rc < 0)
@@ -172,10 +142,7 @@ static int probe(const char *path)
 
 static const char *meta(struct nvllm_loader *l, const char *key)
 {
-	for (int i = 0; i < l->n_config; i++)
-		if (!strcmp(l->config[i].key, key))
-			return l->config[i].text;
-	return NULL;
+	return gguf_value(l, key);
 }
 
 static int array(struct nvllm_loader *l, const char *key, struct nvllm_array *out)
@@ -209,20 +176,28 @@ static int find(struct nvllm_loader *l, const char *name, struct nvllm_tensor_in
 
 /* ---- rows ---- */
 
-int gguf_read(const struct nvllm_loader *l, void *dst, int64_t n, int64_t at)
+/* [any]: the file in hand may not change, so the sentence names this one. */
+static int read_fail(const struct nvllm_loader *l, const struct gguf_file *f, int64_t at, ssize_t got)
+{
+	int why = errno;
+
+	if (got < 0)
+		return l->host->fail(l->host, NVLLM_EIO, "%s: reading at byte %" PRId64 ": %s", f->path,
+			at, strerror(why));
+	return l->host->fail(l->host, NVLLM_EIO, "%s: the file has shrunk: it ends at byte %" PRId64
+		", it had %" PRId64 " bytes when it was opened; download it again", f->path, at,
+		f->size);
+}
+
+int gguf_read(const struct nvllm_loader *l, const struct gguf_file *f, void *dst, int64_t n, int64_t at)
 {
 	while (n > 0) {
-		ssize_t got = pread(l->fd, dst, (size_t)n, at);
+		ssize_t got = pread(f->fd, dst, (size_t)n, at);
 
 		if (got < 0 && errno == EINTR)
 			continue;
-		if (got < 0)
-			return gguf_fail(l, NVLLM_EIO, "reading at byte %" PRId64 ": %s", at,
-				strerror(errno));
-		if (got == 0)
-			return gguf_fail(l, NVLLM_EIO, "the file has shrunk: it ends at byte %"
-				PRId64 ", it had %" PRId64 " bytes when it was opened; download it "
-				"again", at, l->size);
+		if (got <= 0)
+			return read_fail(l, f, at, got);
 		dst = (char *)dst + got;
 		at += got;
 		n -= got;
@@ -232,6 +207,7 @@ int gguf_read(const struct nvllm_loader *l, void *dst, int64_t n, int64_t at)
 
 /* Rows that follow each other in the file, each with a place of its own in memory. */
 struct run {
+	const struct gguf_file *file;
 	struct iovec to[64];
 	int n;
 	int64_t at;
@@ -242,9 +218,9 @@ static int run_read(const struct nvllm_loader *l, struct run *r)
 	int64_t each = r->n ? (int64_t)r->to[0].iov_len : 0;
 	int rc = 0;
 
-	if (r->n && preadv(l->fd, r->to, r->n, r->at) != r->n * each) /* why? row by row */
+	if (r->n && preadv(r->file->fd, r->to, r->n, r->at) != r->n * each) /* why? row by row */
 		for (int i = 0; i < r->n && rc == 0; i++)
-			rc = gguf_read(l, r->to[i].iov_base, each, r->at + i * each);
+			rc = gguf_read(l, r->file, r->to[i].iov_base, each, r->at + i * each);
 	r->n = 0;
 	return rc;
 }
@@ -252,11 +228,11 @@ static int run_read(const struct nvllm_loader *l, struct run *r)
 /* Rows [row, row + n) of a plane whose heads of hd rows are interleaved: row
  * i * (hd / 2) + j of a head, i in 0..1, is row 2 * j + i of it in the file (the inverse
  * of LlamaModel.permute in llama.cpp's convert_hf_to_gguf.py). Walks in the file's order. */
-static int read_heads(const struct nvllm_loader *l, int64_t at, int64_t hd, int64_t bytes,
+static int read_heads(const struct nvllm_loader *l, const struct gguf_tensor *t, int64_t bytes,
 	int64_t row, int64_t n, char *dst)
 {
-	int64_t end = (row + n + hd - 1) / hd * hd;
-	struct run r = { .n = 0 };
+	int64_t hd = t->head_rows, end = (row + n + hd - 1) / hd * hd;
+	struct run r = { .file = t->file };
 	int rc = 0;
 
 	for (int64_t f = row / hd * hd; f < end && rc == 0; f++) {
@@ -268,7 +244,7 @@ static int read_heads(const struct nvllm_loader *l, int64_t at, int64_t hd, int6
 		if (!wanted)
 			continue;
 		if (r.n == 0)
-			r.at = at + f * bytes;
+			r.at = t->at + f * bytes;
 		r.to[r.n].iov_base = dst + (to - row) * bytes;
 		r.to[r.n++].iov_len = (size_t)bytes;
 	}
@@ -290,10 +266,10 @@ static int read_rows(struct nvllm_loader *l, const char *name, int32_t plane, in
 			f->rows, f->planes, n, row, plane);
 	at = t->at + plane * f->rows * f->row_bytes;
 	if (!t->head_rows || n == 0)
-		return gguf_read(l, dst, n * f->row_bytes, at + row * f->row_bytes);
+		return gguf_read(l, t->file, dst, n * f->row_bytes, at + row * f->row_bytes);
 	if (f->rows == 1) /* a bias: its elements stand for the rows */
-		return read_heads(l, at, t->head_rows, f->row_bytes / f->cols, 0, f->cols, dst);
-	return read_heads(l, at, t->head_rows, f->row_bytes, row, n, dst);
+		return read_heads(l, t, f->row_bytes / f->cols, 0, f->cols, dst);
+	return read_heads(l, t, f->row_bytes, row, n, dst);
 }
 
 static const struct nvllm_loader_vt vt = {

@@ -61,27 +61,28 @@ int gguf_damaged(const struct nvllm_loader *l, const char *fmt, ...)
 /* The next n bytes of the header, which stay in memory; NULL and a sentence. */
 static const uint8_t *take(struct nvllm_loader *l, int64_t n)
 {
-	int64_t left = l->size - l->at, len = left < WINDOW ? left : WINDOW;
+	struct gguf_file *f = l->file;
+	int64_t left = f->size - f->at, len = left < WINDOW ? left : WINDOW;
 
 	if (n > left) {
-		gguf_damaged(l, "it ends within its header, at byte %" PRId64, l->size);
+		gguf_damaged(l, "it ends within its header, at byte %" PRId64, f->size);
 		return NULL;
 	}
-	if (n > HEADER_MAX - l->at) {
+	if (n > HEADER_MAX - f->at) {
 		gguf_damaged(l, "its header is larger than %lld bytes", HEADER_MAX);
 		return NULL;
 	}
-	if (l->at + n > l->window_at + l->window_len) {
-		l->window_len = 0;
-		l->window_at = l->at;
+	if (f->at + n > f->window_at + f->window_len) {
+		f->window_len = 0;
+		f->window_at = f->at;
 		len = n > len ? n : len;
-		l->window = gguf_alloc(l, len, 1);
-		if (!l->window || gguf_read(l, l->window, len, l->at) < 0)
+		f->window = gguf_alloc(l, len, 1);
+		if (!f->window || gguf_read(l, f, f->window, len, f->at) < 0)
 			return NULL;
-		l->window_len = len;
+		f->window_len = len;
 	}
-	l->at += n;
-	return l->window + (l->at - n - l->window_at);
+	f->at += n;
+	return f->window + (f->at - n - f->window_at);
 }
 
 static uint64_t little(const uint8_t *p, int n)
@@ -109,7 +110,7 @@ static int take_str(struct nvllm_loader *l, const char *what, int64_t max, struc
 
 	if (take_int(l, 8, &len) < 0)
 		return NVLLM_EINVAL;
-	left = (uint64_t)(l->size - l->at);
+	left = (uint64_t)(l->file->size - l->file->at);
 	if (len > left || len > (uint64_t)max)
 		return gguf_damaged(l, "%s claims %" PRIu64 " bytes, of which %" PRId64 " are "
 			"legal and %" PRIu64 " are left in the file", what, len, max, left);
@@ -193,8 +194,9 @@ static int take_elements(struct nvllm_loader *l, struct gguf_kv *kv, int bytes)
 static int take_kv(struct nvllm_loader *l, struct gguf_kv *kv)
 {
 	uint64_t type, n = 1;
+	int64_t left;
 
-	l->from = kv->from = l->at;
+	l->from = kv->from = l->file->at;
 	if (take_name(l, "a key", KEY_MAX, &kv->name) < 0 || take_int(l, 4, &type) < 0)
 		return NVLLM_EINVAL;
 	kv->is_array = type == ARRAY;
@@ -206,10 +208,11 @@ static int take_kv(struct nvllm_loader *l, struct gguf_kv *kv)
 	if (type >= N_VALUE_TYPES)
 		return gguf_damaged(l, "key '%.*s' has value type %" PRIu64 ", there are 0 to %zu",
 			NAME(kv->name), type, N_VALUE_TYPES - 1);
-	if (n > (uint64_t)(l->size - l->at) / (uint64_t)value_types[type].bytes || n > ARRAY_MAX)
+	left = l->file->size - l->file->at;
+	if (n > (uint64_t)left / (uint64_t)value_types[type].bytes || n > ARRAY_MAX)
 		return gguf_damaged(l, "key '%.*s' claims %" PRIu64 " elements, of which %lld are "
 			"legal and %" PRId64 " bytes are left in the file", NAME(kv->name), n,
-			ARRAY_MAX, l->size - l->at);
+			ARRAY_MAX, left);
 	kv->n = (int64_t)n;
 	kv->kind = value_types[type].kind;
 	return take_elements(l, kv, value_types[type].bytes);
@@ -217,32 +220,26 @@ static int take_kv(struct nvllm_loader *l, struct gguf_kv *kv)
 
 static int take_kvs(struct nvllm_loader *l)
 {
+	struct gguf_file *f = l->file;
 	const struct gguf_kv *kv;
 	const void *twice;
-	int rc;
+	int rc = 0;
 
-	l->kvs = gguf_alloc(l, l->n_kvs, sizeof(*l->kvs));
-	if (!l->kvs)
+	f->kvs = gguf_alloc(l, f->n_kvs, sizeof(*f->kvs));
+	f->kv_index = gguf_alloc(l, f->n_kvs, sizeof(*f->kv_index));
+	if (!f->kvs || !f->kv_index)
 		return NVLLM_ENOMEM;
-	for (int64_t i = 0; i < l->n_kvs; i++) {
-		rc = take_kv(l, &l->kvs[i]);
-		if (rc < 0)
-			return rc;
+	for (int64_t i = 0; i < f->n_kvs && rc == 0; i++) {
+		rc = take_kv(l, &f->kvs[i]);
+		f->kv_index[i] = gguf_entry_of(&f->kvs[i].name);
 	}
-	rc = gguf_index(l, l->kvs, sizeof(*l->kvs), l->n_kvs, &l->kv_index, &twice);
 	if (rc < 0)
 		return rc;
-	kv = twice;
-	if (kv) {
-		l->from = kv->from;
-		return gguf_damaged(l, "key '%.*s' occurs twice", NAME(kv->name));
-	}
-	kv = gguf_kv(l, "split.count");
-	if (kv && kv->bits > 1)
-		return gguf_fail(l, NVLLM_ENOTSUP, "one of the %" PRIu64 " parts of a split model, "
-			"which this loader does not read: join them (llama-gguf-split --merge)",
-			kv->bits);
-	return NVLLM_OK;
+	kv = twice = gguf_sort(f->kv_index, f->n_kvs);
+	if (!kv)
+		return NVLLM_OK;
+	l->from = kv->from;
+	return gguf_damaged(l, "key '%.*s' occurs twice", NAME(kv->name));
 }
 
 /* ---- tensors ---- */
@@ -294,7 +291,8 @@ static int take_tensor(struct nvllm_loader *l, struct gguf_tensor *t)
 	uint64_t at;
 	int rc;
 
-	l->from = t->from = l->at;
+	t->file = l->file;
+	l->from = t->from = l->file->at;
 	if (take_name(l, "a tensor's name", NAME_MAX_BYTES, &t->raw) < 0)
 		return NVLLM_EINVAL;
 	rc = take_shape(l, t);
@@ -332,14 +330,15 @@ static int by_place(const void *a, const void *b)
 /* Offsets count from the first aligned byte after the header, and become the file's. */
 static int place(struct nvllm_loader *l, struct gguf_tensor **order)
 {
+	struct gguf_file *f = l->file;
 	int64_t align, data, left;
 
 	if (alignment(l, &align) < 0)
 		return NVLLM_EINVAL;
-	data = (l->at + align - 1) / align * align;
-	left = l->size > data ? l->size - data : 0;
-	for (int64_t i = 0; i < l->n_tensors; i++) {
-		struct gguf_tensor *t = order[i] = &l->tensors[i];
+	data = (f->at + align - 1) / align * align;
+	left = f->size > data ? f->size - data : 0;
+	for (int64_t i = 0; i < f->n_tensors; i++) {
+		struct gguf_tensor *t = order[i] = &f->tensors[i];
 
 		l->from = t->from;
 		if (t->at % align)
@@ -351,8 +350,8 @@ static int place(struct nvllm_loader *l, struct gguf_tensor **order)
 				t->bytes, t->at, left);
 		t->at += data;
 	}
-	qsort(order, (size_t)l->n_tensors, sizeof(*order), by_place);
-	for (int64_t i = 1; i < l->n_tensors; i++) {
+	qsort(order, (size_t)f->n_tensors, sizeof(*order), by_place);
+	for (int64_t i = 1; i < f->n_tensors; i++) {
 		l->from = order[i]->from;
 		if (order[i]->at < order[i - 1]->at + order[i - 1]->bytes)
 			return gguf_damaged(l, "tensors '%.*s' and '%.*s' overlap at byte %" PRId64,
@@ -361,31 +360,18 @@ static int place(struct nvllm_loader *l, struct gguf_tensor **order)
 	return NVLLM_OK;
 }
 
-static int take_tensors(struct nvllm_loader *l)
+int gguf_tensors(struct nvllm_loader *l)
 {
-	struct gguf_tensor **order = gguf_alloc(l, l->n_tensors, sizeof(*order));
-	const struct gguf_tensor *t;
-	const void *twice;
-	int rc;
+	struct gguf_file *f = l->file;
+	struct gguf_tensor **order = gguf_alloc(l, f->n_tensors, sizeof(*order));
+	int rc = 0;
 
-	l->tensors = gguf_alloc(l, l->n_tensors, sizeof(*l->tensors));
-	if (!l->tensors || !order)
+	f->tensors = gguf_alloc(l, f->n_tensors, sizeof(*f->tensors));
+	if (!f->tensors || !order)
 		return NVLLM_ENOMEM;
-	for (int64_t i = 0; i < l->n_tensors; i++) {
-		rc = take_tensor(l, &l->tensors[i]);
-		if (rc < 0)
-			return rc;
-	}
-	rc = gguf_index(l, l->tensors, sizeof(*l->tensors), l->n_tensors, &l->tensor_index,
-		&twice);
-	if (rc < 0)
-		return rc;
-	t = twice;
-	if (t) {
-		l->from = t->from;
-		return gguf_damaged(l, "tensor '%.*s' occurs twice", NAME(t->raw));
-	}
-	return place(l, order);
+	for (int64_t i = 0; i < f->n_tensors && rc == 0; i++)
+		rc = take_tensor(l, &f->tensors[i]);
+	return rc ? rc : place(l, order);
 }
 
 /* ---- the whole ---- */
@@ -398,7 +384,7 @@ static int take_count(struct nvllm_loader *l, const char *what, int64_t each, in
 
 	if (take_int(l, 8, &n) < 0)
 		return NVLLM_EINVAL;
-	left = l->size - l->at;
+	left = l->file->size - l->file->at;
 	if (n > (uint64_t)(left / each) || n > (uint64_t)max)
 		return gguf_damaged(l, "it claims %" PRIu64 " %s, of which %" PRId64 " are legal "
 			"and %" PRId64 " bytes are left in the file", n, what, max, left);
@@ -406,15 +392,15 @@ static int take_count(struct nvllm_loader *l, const char *what, int64_t each, in
 	return NVLLM_OK;
 }
 
-int gguf_header(struct nvllm_loader *l)
+int gguf_kvs(struct nvllm_loader *l)
 {
-	const uint8_t *magic = l->size < 4 ? NULL : take(l, 4);
+	struct gguf_file *f = l->file;
+	const uint8_t *magic = f->size < 4 ? NULL : take(l, 4);
 	uint64_t version;
-	int rc;
 
-	if (l->size == 0)
+	if (f->size == 0)
 		return gguf_fail(l, NVLLM_EINVAL, "the file is empty: download it again");
-	if (l->size >= 4 && !magic)
+	if (f->size >= 4 && !magic)
 		return NVLLM_EIO;
 	if (!magic || memcmp(magic, "GGUF", 4))
 		return gguf_fail(l, NVLLM_EINVAL, "no GGUF file, it does not begin with 'GGUF': "
@@ -425,11 +411,8 @@ int gguf_header(struct nvllm_loader *l)
 		return gguf_fail(l, NVLLM_ENOTSUP, "%s version %" PRIu64 ": little-endian files of "
 			"version 2 and 3 are read, convert the model again",
 			version & 0xffff ? "GGUF" : "a big-endian file, or", version);
-	if (take_count(l, "tensors", MIN_TENSOR, TENSORS_MAX, &l->n_tensors) < 0 ||
-	    take_count(l, "metadata keys", MIN_KV, KVS_MAX, &l->n_kvs) < 0)
+	if (take_count(l, "tensors", MIN_TENSOR, TENSORS_MAX, &f->n_tensors) < 0 ||
+	    take_count(l, "metadata keys", MIN_KV, KVS_MAX, &f->n_kvs) < 0)
 		return NVLLM_EINVAL;
-	rc = take_kvs(l);
-	if (rc == 0)
-		rc = gguf_arch(l);
-	return rc ? rc : take_tensors(l);
+	return take_kvs(l);
 }

@@ -5,14 +5,6 @@
 
 #include "candidates.h"
 
-#define BINS 1024
-#define BINS_PER_UNIT 16 /* of max - x, or of that over temperature */
-
-static int bin_of(double d)
-{
-	return d < (double)BINS / BINS_PER_UNIT ? (int)(d * BINS_PER_UNIT) : BINS - 1;
-}
-
 /* The k-th largest of n finite x, 1 <= k <= n. out: [n] scratch. */
 static float kth(const float *x, int64_t n, float max, int64_t k, int32_t *out)
 {
@@ -101,8 +93,7 @@ void candidates_weigh(struct candidates *s, double min_p)
 	drop_below(s, min_p);
 }
 
-/* The sum of weights from..to, in eight sums side by side. */
-static double mass(const struct candidates *s, int64_t from, int64_t to)
+double candidates_mass(const struct candidates *s, int64_t from, int64_t to)
 {
 	double lane[8] = { 0 };
 
@@ -118,7 +109,7 @@ static double mass(const struct candidates *s, int64_t from, int64_t to)
 
 void candidates_top_p(struct candidates *s, double p)
 {
-	double bins[BINS] = { 0 }, all = mass(s, 0, s->n), want = p * all, sum = 0;
+	double bins[BINS] = { 0 }, all = candidates_mass(s, 0, s->n), want = p * all, sum = 0;
 	int64_t m = 0, last = 0, kept = 0;
 	float cut;
 	int b = 0;
@@ -142,6 +133,7 @@ void candidates_top_p(struct candidates *s, double p)
 	for (int64_t i = 0; i < s->n; i++)
 		if (s->x[i] > cut || (s->x[i] == cut && i <= last)) {
 			s->w[kept] = s->w[i];
+			s->x[kept] = s->x[i];
 			s->id[kept++] = s->id[i];
 		}
 	s->n = kept;
@@ -149,11 +141,11 @@ void candidates_top_p(struct candidates *s, double p)
 
 int32_t candidates_draw(const struct candidates *s, double uniform, int32_t best)
 {
-	double target = uniform * mass(s, 0, s->n), sum = 0;
+	double target = uniform * candidates_mass(s, 0, s->n), sum = 0;
 
 	for (int64_t i = 0; i < s->n; i += BLOCK) {
 		int64_t end = s->n - i < BLOCK ? s->n : i + BLOCK;
-		double block = mass(s, i, end);
+		double block = candidates_mass(s, i, end);
 
 		if (end < s->n && sum + block <= target) {
 			sum += block;

@@ -6,6 +6,15 @@
 
 #include "row.h"
 
+#define BINS 1024
+#define BINS_PER_UNIT 16 /* of max - x, or of that over temperature */
+
+/* The bin of a distance d >= 0; the last one has all that are far. */
+static inline int bin_of(double d)
+{
+	return d < (double)BINS / BINS_PER_UNIT ? (int)(d * BINS_PER_UNIT) : BINS - 1;
+}
+
 /* The row, and those tokens of it that are left, in the order of ids. */
 struct candidates {
 	const float *row;     /* [n_row] logits */
@@ -33,6 +42,11 @@ void candidates_weigh(struct candidates *, double min_p);
 /* Keeps those from the largest logit down, ties from the lowest id up, as long as the
  * mass before them is below p of the whole. */
 void candidates_top_p(struct candidates *, double p);
+/* Keeps those whose -log p is nearest to the entropy, until their mass reaches p of the
+ * whole; all that are as near as the last of them. (typical.c) */
+void candidates_typical_p(struct candidates *, double p);
+/* The sum of weights from..to, in eight sums side by side. */
+double candidates_mass(const struct candidates *, int64_t from, int64_t to);
 /* The first at which the running sum of weights exceeds uniform times their sum; best if
  * there is none. */
 int32_t candidates_draw(const struct candidates *, double uniform, int32_t best);

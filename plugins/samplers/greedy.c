@@ -62,7 +62,7 @@ static int sample(struct nvllm_sampler *s, nvllm_stream stream, struct nvllm_ten
 }
 
 static const struct nvllm_sampler_vt vt = {
-	.size = sizeof(vt), .need = NVLLM_DEV_HOST_MEM, .flags = NVLLM_SAMPLER_HOST,
+	.size = sizeof(vt), .flags = NVLLM_SAMPLER_HOST,
 	.create = create, .sample = sample,
 };
 static const struct nvllm_component component = {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* bpe.c - byte-level BPE. Decides the order in which a text is taken apart: added tokens
- * first, then words, then the bytes of each word, which merge; and which tokens end an answer. */
+/* bpe.c - byte-level BPE, of a tokenizer.json (hf.h has all of that) or of a GGUF. For the latter
+ * it decides the order in which a text is taken apart: added tokens first, then words, then the
+ * bytes of each word, which merge; and which tokens end an answer. */
 #include "bpe.h"
 
 #include <nvllm/plugin.h>
@@ -8,12 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "hf.h"
 #include "utf8.h"
 
 #define MAX_END_IDS NVLLM_STOP_IDS
 
 struct nvllm_tokenizer {
 	const struct nvllm_host *host;
+	struct hf *hf;      /* of a tokenizer.json; then nothing below is used */
+	struct hf *nfc;     /* knows NFC, where the text is to be composed first; else NULL */
 	struct bpe_vocab vocab;
 	struct bpe_added added;
 	struct bpe_split split;
@@ -32,18 +36,35 @@ struct encoder {
 	struct bpe_word word;
 	struct bpe_matches matches;
 	char *text;  /* [max_word + 2] a word in the byte alphabet, where whole words count */
+	struct json_buf composed;
 };
 
-static int probe(const struct nvllm_loader_ref *loader, const char *path)
+/* A GGUF's model: 1 = byte-level BPE, 0 = another, -1 = no GGUF. */
+static int gguf_model(const struct nvllm_loader_ref *loader)
 {
 	struct nvllm_array a = { .size = sizeof(a) };
 	const struct nvllm_str *model;
 
-	if (!loader || loader->vt->array(loader->loader, "tokenizer.ggml.model", &a) < 0 ||
-	    a.type != NVLLM_ARRAY_STR || a.n != 1)
+	if (!loader || !loader->vt->array ||
+	    loader->vt->array(loader->loader, "tokenizer.ggml.model", &a) < 0)
+		return -1;
+	if (a.type != NVLLM_ARRAY_STR || a.n != 1)
 		return 0;
 	model = a.data;
-	return model->len == 4 && memcmp(model->s, "gpt2", 4) == 0 ? 90 : 0;
+	return model->len == 4 && memcmp(model->s, "gpt2", 4) == 0;
+}
+
+static int probe(const struct nvllm_loader_ref *loader, const char *path)
+{
+	int gguf = gguf_model(loader);
+
+	if (gguf >= 0)
+		return gguf ? 90 : 0;
+	switch (hf_classify(path)) {
+	case HF_BYTE_LEVEL: return 90;
+	case HF_DAMAGED: return 10; /* so that open says what is wrong with it */
+	default: return 0;
+	}
 }
 
 static void end_id_add(struct nvllm_tokenizer *t, int32_t id)
@@ -72,27 +93,55 @@ static void end_ids_init(struct nvllm_tokenizer *t, const struct bpe_source *s)
 	}
 }
 
+static void close(struct nvllm_tokenizer *t)
+{
+	if (t) {
+		hf_close(t->hf);
+		hf_close(t->nfc);
+		bpe_split_finish(&t->split);
+	}
+}
+
+static int open_json(struct nvllm_tokenizer *t, const char *path, struct nvllm_tokenizer **out)
+{
+	static const struct hf_model_kind *const models[] = { &hf_bpe, NULL };
+	static const struct hf_kinds kinds = { .models = models };
+	int rc = hf_open(t->host, path, &kinds, &t->hf);
+
+	if (rc >= 0)
+		*out = t;
+	return rc;
+}
+
 static int open(const struct nvllm_host *host, const struct nvllm_loader_ref *loader,
 	const char *path, const void *conf, struct nvllm_tokenizer **out)
 {
+	int gguf = gguf_model(loader);
 	struct nvllm_tokenizer *t;
 	struct bpe_source s;
 	int rc;
 
-	if (probe(loader, path) == 0)
+	if (gguf == 0 || (gguf < 0 && hf_classify(path) == HF_NOT))
 		return host->fail(host, NVLLM_ENOTSUP,
-			"'%s' has no byte-level BPE vocabulary ('tokenizer.ggml.model' is not "
-			"'gpt2'): choose another tokenizer",
+			"'%s' has no byte-level BPE vocabulary (neither a tokenizer.json nor a "
+			"'tokenizer.ggml.model' that is 'gpt2'): choose another tokenizer",
 			path ? path : "");
 	t = host->alloc(host, sizeof(*t));
 	if (!t)
 		return host->fail(host, NVLLM_ENOMEM, "no memory for the tokenizer");
 	t->host = host;
+	if (gguf < 0)
+		return open_json(t, path, out);
 	if ((rc = bpe_gguf(host, loader, &s)) < 0 ||
 	    (rc = bpe_vocab_init(host, &s, &t->vocab)) < 0 ||
 	    (rc = bpe_added_init(host, &t->vocab, &t->added)) < 0 ||
 	    (rc = bpe_split_init(host, s.pre, &t->split)) < 0)
 		return rc;
+	if (t->split.compose && ((rc = hf_create(host, path, NULL, &t->nfc)) < 0 ||
+		(rc = hf_nfc_init(t->nfc)) < 0)) {
+		close(t);
+		return rc;
+	}
 	t->bos = s.bos;
 	t->eos = s.eos;
 	t->pad = s.pad;
@@ -105,6 +154,8 @@ static int open(const struct nvllm_host *host, const struct nvllm_loader_ref *lo
 
 static int info(struct nvllm_tokenizer *t, struct nvllm_tokenizer_info *out)
 {
+	if (t->hf)
+		return hf_info(t->hf, out);
 	out->n_tokens = t->vocab.n;
 	out->bos = t->bos;
 	out->eos = t->eos;
@@ -164,6 +215,20 @@ static int word(void *arg, const char *s, size_t len)
 	return 0;
 }
 
+/* The text between two added tokens. */
+static int encode_part(struct encoder *e, const char *s, size_t len)
+{
+	const struct hf *nfc = e->t->nfc;
+
+	if (!nfc || hf_is_nfc(nfc, s, len))
+		return bpe_walk(&e->walk, s, len);
+	e->composed.len = 0;
+	if (hf_unicode_form(nfc, HF_NFC, s, len, &e->composed) < 0 || e->composed.failed)
+		return e->t->host->fail(e->t->host, NVLLM_ENOMEM,
+			"no memory to compose a text of %zu bytes", len);
+	return bpe_walk(&e->walk, e->composed.s, e->composed.len);
+}
+
 /* The text between added tokens is taken apart by itself. In plain text special tokens are not
  * recognised, but what they cover is not searched for others, as in the tokenizers library. */
 static int encode_text(struct encoder *e, const char *text, int64_t len, uint32_t flags)
@@ -180,11 +245,11 @@ static int encode_text(struct encoder *e, const char *text, int64_t len, uint32_
 		seen = m->at + v->start[m->id + 1] - v->start[m->id];
 		if ((flags & NVLLM_ENCODE_PLAIN) && bpe_is_special(v, m->id))
 			continue;
-		rc = bpe_walk(&e->walk, text + done, (size_t)(m->at - done));
+		rc = encode_part(e, text + done, (size_t)(m->at - done));
 		emit(e, m->id);
 		done = seen;
 	}
-	return rc < 0 ? rc : bpe_walk(&e->walk, text + done, (size_t)(len - done));
+	return rc < 0 ? rc : encode_part(e, text + done, (size_t)(len - done));
 }
 
 static int encoder_init(
@@ -210,6 +275,7 @@ static void encoder_finish(struct encoder *e)
 	bpe_word_free(&e->word);
 	free(e->matches.v);
 	free(e->text);
+	json_buf_free(&e->composed);
 }
 
 static int64_t encode(struct nvllm_tokenizer *t, const char *text, int64_t len, uint32_t flags,
@@ -217,9 +283,12 @@ static int64_t encode(struct nvllm_tokenizer *t, const char *text, int64_t len, 
 {
 	struct encoder e = { .t = t, .tokens = tokens, .room = tokens ? room : 0,
 		.walk = { .host = t->host, .split = &t->split, .word = word, .arg = &e } };
-	size_t good = len > 0 ? utf8_check(text, (size_t)len) : 0;
+	size_t good;
 	int rc;
 
+	if (t->hf)
+		return hf_encode(t->hf, text, len, flags, tokens, room);
+	good = len > 0 ? utf8_check(text, (size_t)len) : 0;
 	if (len < 0 || (int64_t)good < len)
 		return t->host->fail(t->host, NVLLM_EINVAL,
 			"the text is not valid UTF-8: byte %zu (of %lld) begins no character",
@@ -241,26 +310,27 @@ static const char *piece(struct nvllm_tokenizer *t, int32_t token, uint32_t flag
 	const struct bpe_vocab *v = &t->vocab;
 	bool in = token >= 0 && token < v->n;
 
+	if (t->hf)
+		return hf_piece(t->hf, token, flags, len);
 	*len = 0;
 	if (in && !((flags & NVLLM_PIECE_SKIP_SPECIAL) && bpe_is_special(v, token)))
 		*len = (int32_t)(v->start[token + 1] - v->start[token]);
 	return in ? v->bytes + v->start[token] : NULL;
 }
 
-static void close(struct nvllm_tokenizer *t)
+static int32_t byte(struct nvllm_tokenizer *t, int32_t token)
 {
-	if (t)
-		bpe_split_finish(&t->split);
+	return t->hf ? hf_byte(t->hf, token) : -1;
 }
 
 static const struct nvllm_tokenizer_vt vt = {
 	.size = sizeof(vt), .probe = probe, .open = open, .info = info, .encode = encode,
-	.piece = piece, .close = close,
+	.piece = piece, .close = close, .byte = byte,
 };
 
 static const struct nvllm_component bpe = {
 	.size = sizeof(bpe), .kind = NVLLM_KIND_TOKENIZER, .name = "bpe",
-	.summary = "byte-level BPE of GPT-2, Llama 3, Qwen, SmolLM, from a GGUF's vocabulary",
+	.summary = "byte-level BPE of GPT-2, Llama 3, Qwen, SmolLM, from tokenizer.json or a GGUF",
 	.vt = &vt,
 };
 

@@ -8,7 +8,7 @@
  *   bpe_merge.c  a word's symbols -> tokens
  *   bpe.c        the vtable, and how the five work together
  *
- * A vocabulary from elsewhere (tokenizer.json) is one more file that fills a bpe_source. */
+ * All but bpe_merge.c is for a GGUF's vocabulary; a tokenizer.json has the pipeline of hf.h. */
 #ifndef BPE_H
 #define BPE_H
 
@@ -146,6 +146,7 @@ struct bpe_split {
 	int n;
 	bool whole_words;  /* a word that is a token is that token, whatever the merges say */
 	bool add_bos;      /* unless the file says otherwise */
+	bool compose;      /* the text is brought to NFC first */
 };
 
 /* Compiles the rules of that name; an unknown name is warned of and gets GPT-2's. */

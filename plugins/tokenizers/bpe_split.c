@@ -20,20 +20,20 @@
 #define GPT4(digits) "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits \
 	"| ?[^" S "\\p{L}\\p{N}]+[\\r\\n]*|[" S "]*[\\r\\n]+|" SPACES
 
-/* The last row is what an unknown name gets. Qwen 2's tokenizer composes its text (NFC)
- * first; GGUF does not say so, and no GGUF reader does it. */
+/* The last row is what an unknown name gets. Qwen 2's tokenizer composes its text (NFC) first. GGUF
+ * has no key for that, but the name stands for that tokenizer. */
 static const struct split_name {
 	const char *name;
 	const char *rules[BPE_MAX_RULES];
-	bool whole_words, add_bos;
+	bool whole_words, add_bos, compose;
 } names[] = {
-	{ "smollm", { "\\p{N}", GPT2 }, false, false },
-	{ "llama-bpe", { GPT4("\\p{N}{1,3}") }, true, true },
-	{ "llama3", { GPT4("\\p{N}{1,3}") }, true, true },
-	{ "llama-v3", { GPT4("\\p{N}{1,3}") }, true, true },
-	{ "qwen2", { GPT4("\\p{N}") }, false, false },
-	{ "default", { GPT2 }, false, false },
-	{ "gpt-2", { GPT2 }, false, false },
+	{ "smollm", { "\\p{N}", GPT2 }, false, false, false },
+	{ "llama-bpe", { GPT4("\\p{N}{1,3}") }, true, true, false },
+	{ "llama3", { GPT4("\\p{N}{1,3}") }, true, true, false },
+	{ "llama-v3", { GPT4("\\p{N}{1,3}") }, true, true, false },
+	{ "qwen2", { GPT4("\\p{N}") }, false, false, true },
+	{ "default", { GPT2 }, false, false, false },
+	{ "gpt-2", { GPT2 }, false, false, false },
 };
 #undef GPT4
 #undef GPT2
@@ -80,7 +80,8 @@ int bpe_split_init(const struct nvllm_host *host, struct nvllm_str name, struct 
 	const struct split_name *row = name_find(host, name);
 	int rc = NVLLM_OK;
 
-	*s = (struct bpe_split){ .whole_words = row->whole_words, .add_bos = row->add_bos };
+	*s = (struct bpe_split){ .whole_words = row->whole_words, .add_bos = row->add_bos,
+		.compose = row->compose };
 	while (rc >= 0 && s->n < BPE_MAX_RULES && row->rules[s->n]) {
 		rc = compile(host, row->rules[s->n], &s->code[s->n]);
 		s->n += rc >= 0;

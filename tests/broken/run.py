@@ -15,6 +15,7 @@ EXPECT = {
     "cache_good": None,
     "comm_good": None,
     "model_good": None,
+    "logits_good": None,
     "sampler_wrong_abi": r"opens.*ABI 7",
     "sampler_no_symbol": r"does not export nvllm_plugin",
     "sampler_no_member": r"opens.*sample",
@@ -30,10 +31,26 @@ EXPECT = {
     "sampler_writes_logits": r"wrote to the logits",
     "sampler_mute_refusal": r"without a sentence",
     "sampler_crashes": r"crashed at address .* \(signal 11\)",
+    "sampler_counts_prompt": r"largest logit after the penalties.*the largest logit is",
+    "sampler_divides_all": r"largest logit after the penalties.*the largest logit is",
+    "sampler_repeats_repetition": r"largest logit after the penalties.*the largest logit is",
     "attention_no_scale": r"layer 0, sequence 0, position \d+, head 0: .* expected",
     "attention_past_page": r"wrote to page \d+, which no slot of the step names|outside the KV pages",
     "cache_evicts_pinned": r"evict gave the pinned page",
     "cache_mixes_salts": r"which it does not hold|does not hold",
+    "logits_one_early": r"min_tokens, against the definition.*by the definition -inf",
+    "logits_bias_twice": r"logit_bias, against the definition.*token \d+ has logit",
+    "logits_counts_calls": r"same history gives the same logits.*when the history grew",
+    "logits_shares_state": r"same history gives the same logits.*when the history grew",
+    "logits_allocates": r"allocates in a step.*malloc\(\)",
+    "logits_leaks": r"close gives back.*left \d+ bytes",
+    "logits_past_logits": r"touched memory outside the logits|wrote outside the logits",
+    "logits_writes_tokens": r"apply wrote to the tokens",
+    "logits_mute_refusal": r"odd values of ban.*without a sentence",
+    "logits_crashes_on_value": r"odd values of ban.*crashed at address",
+    "logits_works_for_all": r"asks nothing.*makes a state for a request that asks nothing",
+    "logits_host_alloc": r"open calls host->alloc",
+    "logits_reads_prompt": r"min_tokens, against the definition.*by the definition",
     "comm_backwards": r"all_reduce of .*, 3 ranks: element \d+ on rank 0 .* in rank order it is",
     "comm_wrong_rank": r"all_reduce of .* element \d+ on rank 1 is",
     "comm_past_row": r"wrote between the rows|outside x of all_reduce",
@@ -48,7 +65,8 @@ EXPECT = {
 }
 # What a sanitizer's own malloc and symbols hide, or the sanitizer reports itself.
 UNSANITIZED = {"sampler_no_symbol", "sampler_allocates", "sampler_extra_export", "sampler_big_static",
-               "sampler_constructor", "sampler_past_tokens", "sampler_crashes"}
+               "sampler_constructor", "sampler_past_tokens", "sampler_crashes",
+               "logits_allocates", "logits_leaks", "logits_past_logits", "logits_crashes_on_value"}
 
 
 def main():

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* tests/broken/sampler.c - a greedy sampler that nvllm-check accepts, and, with one word
- * of -D, one that it must refuse: each broken plugin differs from the good one in one
+/* tests/broken/sampler.c - a greedy sampler with penalties that nvllm-check accepts, and, with
+ * one word of -D, one that it must refuse: each broken plugin differs from the good one in one
  * place. */
 #include <math.h>
 #include <stdlib.h>
@@ -49,18 +49,49 @@ static int create(const struct nvllm_host *host, struct nvllm_sampler_env *env, 
 	return NVLLM_OK;
 }
 
-static int32_t largest(const float *x, int64_t n)
+/* Logit i after the row's penalties. */
+static float penalised(const struct nvllm_sample_row *r, float x, int64_t i)
+{
+	double v = (double)x;
+	int seen = 0, count = 0;
+
+	for (int32_t t = 0; r->tokens && t < r->n_tokens; t++) {
+		if (r->tokens[t] != i)
+			continue;
+		seen++;
+#ifdef COUNTS_PROMPT
+		count++;
+#else
+		count += t >= r->n_prompt;
+#endif
+	}
+#ifndef REPEATS_REPETITION
+	seen = seen > 0;
+#endif
+	for (; seen; seen--)
+#ifdef DIVIDES_ALL
+		v /= r->repetition; /* a negative logit grows */
+#else
+		v = v > 0 ? v / r->repetition : v * r->repetition;
+#endif
+	return count ? (float)(v - r->frequency * count - r->presence) : (float)v;
+}
+
+static int32_t largest(const float *logits, int64_t n, const struct nvllm_sample_row *r)
 {
 	int32_t best = 0;
 	float top = -INFINITY;
 
-	for (int64_t i = 0; i < n; i++)
+	for (int64_t i = 0; i < n; i++) {
+		float x = penalised(r, logits[i], i);
+
 #ifdef WRONG_RESULT
-		if (x[i] >= top) /* a tie goes to the highest id, not to the lowest */
+		if (x >= top) /* a tie goes to the highest id, not to the lowest */
 #else
-		if (x[i] > top)
+		if (x > top)
 #endif
-			top = x[i], best = (int32_t)i;
+			top = x, best = (int32_t)i;
+	}
 	return best;
 }
 
@@ -84,7 +115,7 @@ static int sample(struct nvllm_sampler *s, nvllm_stream stream, struct nvllm_ten
 		tokens[i] = rows[i].slot < 0
 			? 0
 			: largest((const float *)((const char *)logits.data + i * logits.stride),
-				  logits.cols);
+				  logits.cols, &rows[i]);
 #ifdef STATIC_STATE
 	if (++calls % 7 == 0)
 		tokens[0] = (tokens[0] + 1) % (int32_t)logits.cols;
@@ -109,7 +140,8 @@ static const struct nvllm_option options[] = {
 };
 
 static const struct nvllm_sampler_vt vt = {
-	.size = sizeof(vt), .need = NVLLM_DEV_HOST_MEM, .create = create,
+	.size = sizeof(vt), .flags = NVLLM_SAMPLER_HOST, .create = create,
+	.takes = NVLLM_TAKES_REPETITION | NVLLM_TAKES_PRESENCE | NVLLM_TAKES_FREQUENCY,
 #ifndef NO_MEMBER
 	.sample = sample,
 #endif

@@ -12,9 +12,13 @@ import sys
 ARMS = {"cache_hash": ["cache.hash_bits=8", "cache.hash_bits=1"], "cache_radix": ["cache.evict=lfu"]}
 
 
-def files(source):
-    """Small checkpoints of the test data for the suites that read one."""
-    return sorted(glob.glob(os.path.join(source, "tests/data/gguf/*.gguf")))[:3]
+# Small checkpoints of the test data for the suites that read one; "": plugins not named here.
+FILES = {"loader_safetensors": "tests/data/checkpoints/*-*", "": "tests/data/gguf/*.gguf"}
+
+
+def files(source, name):
+    every = sorted(glob.glob(os.path.join(source, FILES.get(name, FILES[""]))))
+    return every if name in FILES else every[:3]
 
 
 def main():
@@ -28,7 +32,7 @@ def main():
         name = os.path.basename(so)[:-3]
         runs = [[]] + [["--set", arm] for arm in ARMS.get(name, [])]
         if name.split("_")[0] in ("loader", "tokenizer", "chat"):
-            runs = [["--file", path] for path in files(source)] or runs
+            runs = [["--file", path] for path in files(source, name)] or runs
         for options in runs:
             got = subprocess.run([check, so] + options, env=env, stdout=subprocess.PIPE,
                                  stderr=subprocess.STDOUT, text=True)

@@ -73,6 +73,9 @@ int  ck_refusal(int status, const char *what);
 const struct nvllm_device_ref *fake_device(void);
 void fake_device_order(int order);         /* another order and other workers in parallel_for */
 
+/* ---- fake_words.c: a tokenizer of 282 tokens. ---- */
+const struct nvllm_tokenizer_vt *fake_words(struct nvllm_tokenizer **);
+
 /* ---- rand.c ---- */
 struct rng { uint64_t s; };
 uint64_t rng_u64(struct rng *);
@@ -84,6 +87,9 @@ uint64_t hash_text(const char *);
 double ref_round(int32_t dtype, double x);            /* to f32, f16 or bf16 and back */
 /* Random bits of `cols` elements of a dtype, and the numbers they stand for; -1 = no oracle. */
 int  ref_random_row(int32_t dtype, int64_t cols, struct rng *, void *row, double *v);
+double ref_half(uint16_t bits);                       /* binary16 */
+/* blocks.c: one block of the larger formats likewise; false = no oracle. */
+bool ref_random_block(int32_t dtype, struct rng *, unsigned char *block, double *v);
 double ref_act(int act, double x);
 void ref_norm(const struct nvllm_norm *, const double *w, const double *b, const double *x,
 	double *y, int64_t cols);
@@ -99,6 +105,12 @@ void ref_attend(const struct ref_attn *, int64_t pos, const double *q, const dou
 /* Chi-square of n_cells counts against probabilities: sigmas above expectation. */
 double ref_chi_sigma(const int64_t *count, const double *p, int n_cells, int64_t n);
 
+/* ---- ref_sampler.c ---- */
+/* y [n]: the logits x after the row's penalties. */
+void ref_penalise(const float *x, int n, const struct nvllm_sample_row *, float *y);
+/* p [n]: the probabilities that temperature and the cuts leave of logits x. */
+void ref_distribution(const float *x, int n, const struct nvllm_sample_row *, double *p);
+
 /* ---- elf.c: what can be read from the file alone. ---- */
 void elf_checks(const char *path);
 
@@ -113,5 +125,6 @@ void suite_loader(const struct nvllm_component *);
 void suite_tokenizer(const struct nvllm_component *);
 void suite_chat(const struct nvllm_component *);
 void suite_frontend(const struct nvllm_component *);
+void suite_logits(const struct nvllm_component *);
 
 #endif

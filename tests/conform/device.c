@@ -130,19 +130,40 @@ void weight_free(struct weight *w)
 	free(w->v);
 }
 
-/* Random rows of a type, stored as the device likes and uploaded in two pieces. 1: the
- * device does not store this type. */
-int weight_make(
-	struct dev *d, int32_t dtype, int64_t rows, int64_t cols, uint64_t seed, struct weight *w)
+int64_t cols_of(int32_t dtype, int64_t n)
 {
-	int64_t src_stride = nvllm_row_bytes(dtype, cols), bytes, half = rows / 2;
-	unsigned char *src = gmem_get("the checkpoint's rows", rows * src_stride, 1);
+	int64_t block = nvllm_dtype_block(dtype, NULL);
+
+	return (n + block - 1) / block * block;
+}
+
+/* A plane in two pieces. */
+static int upload(struct dev *d, const struct nvllm_tensor *t, int32_t plane, int32_t dtype,
+	const unsigned char *src, int64_t src_stride)
+{
+	int64_t half = t->rows / 2;
+	int status = 0;
+
+	if (half)
+		status = d->vt->upload(d->d, t, plane, 0, half, src, dtype, src_stride);
+	return status ? status : d->vt->upload(d->d, t, plane, half, t->rows - half,
+		src + half * src_stride, dtype, src_stride);
+}
+
+/* Random rows of a type, stored as the device likes. 1: the device does not store this
+ * type. */
+int weight_make_planes(struct dev *d, int32_t dtype, int planes, int64_t rows, int64_t cols,
+	uint64_t seed, struct weight *w)
+{
+	int64_t src_stride = nvllm_row_bytes(dtype, cols), all = planes * rows, bytes;
+	unsigned char *src = gmem_get("the checkpoint's rows", all * src_stride, 1);
 	struct rng r = { seed };
 	int status = 0;
 
-	*w = (struct weight){ .t = { .rows = rows, .cols = cols, .stride = src_stride, .planes = 1,
-		.dtype = dtype }, .v = malloc(sizeof(double) * (size_t)(rows * cols)) };
-	for (int64_t i = 0; i < rows; i++)
+	*w = (struct weight){ .t = { .rows = rows, .cols = cols, .stride = src_stride,
+		.planes = planes, .plane_stride = planes > 1 ? rows * src_stride : 0,
+		.dtype = dtype }, .v = malloc(sizeof(double) * (size_t)(all * cols)) };
+	for (int64_t i = 0; i < all; i++)
 		if (ref_random_row(dtype, cols, &r, src + i * src_stride, w->v + i * cols))
 			status = 1;
 	bytes = status ? -1 : d->vt->store(d->d, &w->t);
@@ -153,13 +174,16 @@ int weight_make(
 		return 1;
 	}
 	w->t.data = gmem_get("a stored weight", bytes, 256);
-	if (half)
-		status = d->vt->upload(d->d, &w->t, 0, 0, half, src, dtype, src_stride);
-	if (!status)
-		status = d->vt->upload(d->d, &w->t, 0, half, rows - half, src + half * src_stride,
-			dtype, src_stride);
+	for (int32_t p = planes - 1; p >= 0 && !status; p--)
+		status = upload(d, &w->t, p, dtype, src + p * rows * src_stride, src_stride);
 	gmem_put(src);
 	return status ? ck_bad("upload returned %d: %s", status, fake_said()) : 0;
+}
+
+int weight_make(
+	struct dev *d, int32_t dtype, int64_t rows, int64_t cols, uint64_t seed, struct weight *w)
+{
+	return weight_make_planes(d, dtype, 1, rows, cols, seed, w);
 }
 
 /* ---- the device itself ---- */

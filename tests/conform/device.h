@@ -16,8 +16,10 @@ struct dev {
 
 struct weight {
 	struct nvllm_tensor t; /* as the device stored it */
-	double *v;             /* [rows][cols] what its bits stand for */
+	double *v;             /* [planes][rows][cols] what its bits stand for */
 };
+
+struct mix;
 
 struct dcase {
 	struct dev *dev;
@@ -40,10 +42,11 @@ struct dcase {
 	uint32_t flags;
 	int act;
 	double scale;
+	const struct mix *mix;    /* moe.c */
 };
 
 /* Types a device may store. */
-#define N_WEIGHT_TYPES 8
+#define N_WEIGHT_TYPES 26
 struct weight_type { int32_t dtype; const char *name; };
 extern const struct weight_type weight_types[N_WEIGHT_TYPES];
 
@@ -54,11 +57,19 @@ struct nvllm_tensor mat_rows(struct nvllm_tensor, int64_t row, int64_t n);
 float *mat_row(struct nvllm_tensor, int64_t row);
 int weight_make(
 	struct dev *, int32_t dtype, int64_t rows, int64_t cols, uint64_t seed, struct weight *);
+int weight_make_planes(struct dev *, int32_t dtype, int planes, int64_t rows, int64_t cols,
+	uint64_t seed, struct weight *);
+/* At least n columns, a whole number of the type's blocks. */
+int64_t cols_of(int32_t dtype, int64_t n);
 void weight_free(struct weight *);
 void dcase_check(struct dcase *); /* frees x and y0, closes the check */
 void check_kernels(struct dev *);
 void check_logprobs(struct dev *, int64_t vocab, int n_top);
 void check_advance(struct dev *);
+void check_moe(struct dev *); /* moe.c */
+/* x wT for one row: y and how far a device may be off (kernels.c). w: [n][cols]. */
+void ref_product(const struct dev *, const double *w, int64_t n, int64_t cols, const double *x,
+	double *y, double *tol);
 void check_shares(struct dev *); /* shares.c: what a rank of a group may hold */
 
 #endif

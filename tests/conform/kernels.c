@@ -9,14 +9,15 @@
 #include "device.h"
 
 const struct weight_type weight_types[N_WEIGHT_TYPES] = {
-	{ NVLLM_F32, "f32" },
-	{ NVLLM_F16, "f16" },
-	{ NVLLM_BF16, "bf16" },
-	{ NVLLM_Q4_0, "q4_0" },
-	{ NVLLM_Q4_1, "q4_1" },
-	{ NVLLM_Q5_0, "q5_0" },
-	{ NVLLM_Q5_1, "q5_1" },
-	{ NVLLM_Q8_0, "q8_0" },
+	{ NVLLM_F32, "f32" }, { NVLLM_F16, "f16" }, { NVLLM_BF16, "bf16" }, { NVLLM_Q4_0, "q4_0" },
+	{ NVLLM_Q4_1, "q4_1" }, { NVLLM_Q5_0, "q5_0" }, { NVLLM_Q5_1, "q5_1" },
+	{ NVLLM_Q8_0, "q8_0" }, { NVLLM_Q2_K, "q2_k" }, { NVLLM_Q3_K, "q3_k" },
+	{ NVLLM_Q4_K, "q4_k" }, { NVLLM_Q5_K, "q5_k" }, { NVLLM_Q6_K, "q6_k" },
+	{ NVLLM_Q8_K, "q8_k" }, { NVLLM_IQ1_S, "iq1_s" }, { NVLLM_IQ1_M, "iq1_m" },
+	{ NVLLM_IQ2_XXS, "iq2_xxs" }, { NVLLM_IQ2_XS, "iq2_xs" }, { NVLLM_IQ2_S, "iq2_s" },
+	{ NVLLM_IQ3_XXS, "iq3_xxs" }, { NVLLM_IQ3_S, "iq3_s" }, { NVLLM_IQ4_NL, "iq4_nl" },
+	{ NVLLM_IQ4_XS, "iq4_xs" }, { NVLLM_MXFP4, "mxfp4" }, { NVLLM_TQ1_0, "tq1_0" },
+	{ NVLLM_TQ2_0, "tq2_0" },
 };
 #define COUNT(a) (int)(sizeof(a) / sizeof(*(a)))
 
@@ -35,16 +36,15 @@ static double *doubles(int64_t n)
 
 /* x wT for one row. The tolerance covers any order of an f32 sum; where activations are
  * rounded, eight sigma of that rounding: step / sqrt(12) for each product. */
-static void product(
-	const struct dev *d, const struct weight *w, const double *x, double *y, double *tol)
+void ref_product(const struct dev *d, const double *w, int64_t rows, int64_t cols,
+	const double *x, double *y, double *tol)
 {
-	int64_t cols = w->t.cols;
 	double top = 0;
 
 	for (int64_t i = 0; i < cols; i++)
 		top = fmax(top, fabs(x[i]));
-	for (int64_t n = 0; n < w->t.rows; n++) {
-		const double *v = w->v + n * cols;
+	for (int64_t n = 0; n < rows; n++) {
+		const double *v = w + n * cols;
 		double sum = 0, size = 0, sq = 0;
 
 		for (int64_t i = 0; i < cols; i++) {
@@ -55,6 +55,12 @@ static void product(
 		y[n] = sum;
 		tol[n] = 1e-6 + 4e-6 * size + 8 * d->rounding * top * sqrt(sq / 12);
 	}
+}
+
+static void product(
+	const struct dev *d, const struct weight *w, const double *x, double *y, double *tol)
+{
+	ref_product(d, w->v, w->t.rows, w->t.cols, x, y, tol);
 }
 
 static int run_linear(struct dcase *k, int64_t row, int64_t n, struct nvllm_tensor y)
@@ -106,7 +112,8 @@ static void check_linear(struct dev *d)
 		for (int i = 0; i < COUNT(shapes); i++) {
 			int64_t block = nvllm_dtype_block(weight_types[t].dtype, NULL);
 			int64_t m = shapes[i][0], n = shapes[i][1];
-			int64_t cols = block == 1 ? shapes[i][2] * 19 : shapes[i][2] * block;
+			int64_t cols = block == 1 ? shapes[i][2] * 19
+				: cols_of(weight_types[t].dtype, shapes[i][2] * 32);
 			bool bias = i % 2 == 1, add = i % 3 == 2;
 			struct weight w;
 
@@ -159,7 +166,8 @@ static void check_embed(struct dev *d)
 	memcpy(t, tokens, sizeof(tokens));
 	memcpy(l, last, sizeof(last));
 	for (int i = 0; i < N_WEIGHT_TYPES; i++) {
-		int64_t cols = nvllm_dtype_block(weight_types[i].dtype, NULL) == 1 ? 37 : 96;
+		int64_t cols = nvllm_dtype_block(weight_types[i].dtype, NULL) == 1 ? 37
+			: cols_of(weight_types[i].dtype, 96);
 		struct weight w;
 
 		ck_begin("embed %s, and tokens still on the device", weight_types[i].name);
@@ -475,6 +483,7 @@ static void check_fused(struct dev *d)
 
 	for (int i = 0; i < N_WEIGHT_TYPES * 2; i++) {
 		int t = i / 2, glu = i % 2;
+		int64_t cols = cols_of(weight_types[t].dtype, 96);
 		struct nvllm_tensor b = mat_random("the bias", 1, 46, 0, 101);
 		struct norm_kit kit;
 		struct weight w;
@@ -482,8 +491,8 @@ static void check_fused(struct dev *d)
 		if (!(glu ? nlg : nl))
 			continue;
 		ck_begin("%s %s", glu ? "norm_linear_glu" : "norm_linear", weight_types[t].name);
-		if (weight_make(d, weight_types[t].dtype, 46, 96, 100, &w) == 0 &&
-			norm_make(d, &kit, NVLLM_RMS_NORM, 96, 0, false) == 0) {
+		if (weight_make(d, weight_types[t].dtype, 46, cols, 100, &w) == 0 &&
+			norm_make(d, &kit, NVLLM_RMS_NORM, cols, 0, false) == 0) {
 			struct dcase k = { .dev = d,
 				.rows = 5,
 				.cols = glu ? 23 : 46,
@@ -492,7 +501,7 @@ static void check_fused(struct dev *d)
 				.run = run_norm_linear,
 				.want = want_norm_linear,
 				.act = glu ? NVLLM_SILU : -1,
-				.x = mat_random("x", 5, 96, 1, 102),
+				.x = mat_random("x", 5, cols, 1, 102),
 				.norm = &kit.n,
 				.norm_w = kit.w.v,
 				.bias = glu ? NULL : &b };
@@ -532,6 +541,12 @@ void check_kernels(struct dev *d)
 		check_logprobs(d, 101, 5);
 		check_logprobs(d, 49152, 5);
 		check_logprobs(d, 3, 3);
+	}
+	if (NVLLM_HAS(k, moe) && k->moe) {
+		check_moe(d);
+	} else {
+		ck_begin("has kernel moe");
+		ck_skip("not offered: models with experts are refused");
 	}
 	check_shares(d);
 }

@@ -21,6 +21,7 @@ static const struct { int kind; void (*suite)(const struct nvllm_component *); }
 	{ NVLLM_KIND_DEVICE, suite_device }, { NVLLM_KIND_COMM, suite_comm },
 	{ NVLLM_KIND_LOADER, suite_loader }, { NVLLM_KIND_TOKENIZER, suite_tokenizer },
 	{ NVLLM_KIND_CHAT, suite_chat }, { NVLLM_KIND_FRONTEND, suite_frontend },
+	{ NVLLM_KIND_LOGITS, suite_logits },
 };
 
 static void usage(FILE *f)

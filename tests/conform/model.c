@@ -33,6 +33,9 @@ static const struct { const char *key, *value;
 	{ "layer_norm_epsilon", "1e-5" },
 	{ "rope_theta", "10000" },
 	{ "hidden_act", "silu" },
+	{ "num_experts", "4" },
+	{ "num_experts_per_tok", "2" },
+	{ "moe_intermediate_size", "24" },
 };
 
 static const char *config_value(const char *key)
@@ -73,7 +76,7 @@ static void *fill_hparams(const struct nvllm_model_vt *vt, const struct nvllm_op
 
 /* ---- the checkpoint's tensors ---- */
 
-static void fw_stop(struct fweights *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+__attribute__((format(printf, 2, 3)))
 static void fw_stop(struct fweights *w, const char *fmt, ...)
 {
 	va_list ap;
@@ -108,28 +111,25 @@ static bool name_ok(const char *s)
 			close > open + 1);
 }
 
-static struct nvllm_tensor fw_get(struct nvllm_weights *p, int cut, int64_t rows, int64_t cols,
-	const char *fmt, ...) __attribute__((format(printf, 5, 6)));
-static struct nvllm_tensor fw_get(struct nvllm_weights *p, int cut, int64_t rows, int64_t cols,
-	const char *fmt, ...)
+/* planes 0: no experts; else they lie one after another. */
+static struct nvllm_tensor fw_vget(struct nvllm_weights *p, int cut, int64_t planes, int64_t rows,
+	int64_t cols, const char *fmt, va_list ap)
 {
 	struct fweights *w = (struct fweights *)p;
 	struct nvllm_tensor t = { .planes = 1 };
 	struct fweight *f = &w->list[w->n];
-	va_list ap;
 
 	if (p->status)
 		return t;
 	memset(f, 0, sizeof(*f));
-	va_start(ap, fmt);
 	vsnprintf(f->name, sizeof(f->name), fmt, ap);
-	va_end(ap);
-	f->rows = cols ? rows : 1;
+	t.rows = cols ? rows : 1;
 	f->cols = cols ? cols : rows;
+	f->rows = t.rows * (planes ? planes : 1);
 	if (++w->n_gets == w->fail_at)
 		fw_stop(w, "%s: the checkpoint lacks it", f->name);
-	else if (!name_ok(f->name))
-		fw_stop(w, "'%s' is no name of a tensor", f->name);
+	else if (!name_ok(f->name) || !!planes != !!strchr(f->name, '*'))
+		fw_stop(w, "'%s' is no name of a tensor%s", f->name, planes ? " of experts" : "");
 	else if (cut < NVLLM_WHOLE || cut > NVLLM_CUT_VOCAB || f->rows < 1 || f->cols < 1 ||
 		cols < 0 || f->rows > 1 << 20 || f->cols > 1 << 20)
 		fw_stop(w, "%s: cut %d, %ld x %ld", f->name, cut, (long)rows, (long)cols);
@@ -140,13 +140,42 @@ static struct nvllm_tensor fw_get(struct nvllm_weights *p, int cut, int64_t rows
 	if (!w->dry)
 		fw_fill(f, cols == 0);
 	w->n++;
-	return (struct nvllm_tensor){ .data = f->data,
-		.rows = f->rows,
-		.cols = f->cols,
-		.stride = f->cols * 4,
-		.planes = 1,
-		.dtype = NVLLM_F32,
-		.cut = cut };
+	t.data = f->data;
+	t.cols = f->cols;
+	t.stride = f->cols * 4;
+	t.planes = planes ? (int32_t)planes : 1;
+	t.plane_stride = planes ? t.rows * t.stride : 0;
+	t.dtype = NVLLM_F32;
+	t.cut = cut;
+	return t;
+}
+
+__attribute__((format(printf, 5, 6)))
+static struct nvllm_tensor fw_get(struct nvllm_weights *p, int cut, int64_t rows, int64_t cols,
+	const char *fmt, ...)
+{
+	struct nvllm_tensor t;
+	va_list ap;
+
+	va_start(ap, fmt);
+	t = fw_vget(p, cut, 0, rows, cols, fmt, ap);
+	va_end(ap);
+	return t;
+}
+
+__attribute__((format(printf, 6, 7)))
+static struct nvllm_tensor fw_experts(struct nvllm_weights *p, int cut, int64_t n, int64_t rows,
+	int64_t cols, const char *fmt, ...)
+{
+	struct nvllm_tensor t;
+	va_list ap;
+
+	if (n < 1 || n > 64)
+		fw_stop((struct fweights *)p, "%ld experts", (long)n);
+	va_start(ap, fmt);
+	t = fw_vget(p, cut, n, rows, cols, fmt, ap);
+	va_end(ap);
+	return t;
 }
 
 static int fw_has(struct nvllm_weights *p, const char *name)
@@ -174,12 +203,8 @@ static struct nvllm_rotary fw_rope(struct nvllm_weights *p, const struct nvllm_r
 		for (int32_t i = 0; i < r->dims / 2; i++)
 			f[i] = (float)pow(r->theta, -2.0 * i / r->dims);
 	}
-	out.inv_freq = (struct nvllm_tensor){ .data = f,
-		.rows = 1,
-		.cols = r->dims / 2,
-		.stride = r->dims * 2,
-		.planes = 1,
-		.dtype = NVLLM_F32 };
+	out.inv_freq = (struct nvllm_tensor){ .data = f, .rows = 1, .cols = r->dims / 2,
+		.stride = r->dims * 2, .planes = 1, .dtype = NVLLM_F32 };
 	return out;
 }
 
@@ -187,7 +212,8 @@ void fweights_init(struct fweights *w, bool dry, int has)
 {
 	memset(w, 0, sizeof(*w));
 	w->pub = (struct nvllm_weights){
-		.size = sizeof(w->pub), .get = fw_get, .has = fw_has, .rope = fw_rope
+		.size = sizeof(w->pub), .get = fw_get, .has = fw_has, .rope = fw_rope,
+		.experts = fw_experts
 	};
 	w->dry = dry;
 	w->has = has;

@@ -331,6 +331,91 @@ static void op_add(struct nvllm_step *p, struct nvllm_tensor x, struct nvllm_ten
 			row(x, r)[i] += row(d, r)[i];
 }
 
+/* ---- experts ---- */
+
+/* p = softmax(router h) over all experts. */
+static void route(const struct nvllm_moe *m, const float *h, double *p)
+{
+	double most = -HUGE_VAL, sum = 0;
+
+	for (int64_t e = 0; e < m->router.rows; e++) {
+		p[e] = 0;
+		for (int64_t i = 0; i < m->router.cols; i++)
+			p[e] += (double)row(m->router, e)[i] * (double)h[i];
+		most = p[e] > most ? p[e] : most;
+	}
+	for (int64_t e = 0; e < m->router.rows; e++)
+		sum += p[e] = exp(p[e] - most);
+	for (int64_t e = 0; e < m->router.rows; e++)
+		p[e] /= sum;
+}
+
+/* y += weight * down (act(gate h) * up h) of one expert. */
+static void add_expert(const struct nvllm_moe *m, int64_t e, double weight, const float *h, double *y)
+{
+	struct nvllm_tensor gu = m->gate_up, down = m->down;
+	int64_t ffn = gu.rows / 2;
+	double mid[MAX_COLS];
+
+	gu.data = (char *)gu.data + e * gu.plane_stride;
+	down.data = (char *)down.data + e * down.plane_stride;
+	for (int64_t f = 0; f < ffn; f++) {
+		double g = 0, u = 0;
+
+		for (int64_t i = 0; i < gu.cols; i++) {
+			g += (double)row(gu, f)[i] * (double)h[i];
+			u += (double)row(gu, ffn + f)[i] * (double)h[i];
+		}
+		mid[f] = ref_act(m->act, g) * u;
+	}
+	for (int64_t n = 0; n < down.rows; n++)
+		for (int64_t f = 0; f < ffn; f++)
+			y[n] += weight * (double)row(down, n)[f] * mid[f];
+}
+
+static void moe_row(struct fstep *s, const struct nvllm_moe *m, const float *h, float *x)
+{
+	double p[MAX_COLS], sum = 0;
+	int64_t top[64];
+
+	route(m, h, p);
+	for (int k = 0; k < m->n_top; k++) {
+		top[k] = 0;
+		for (int64_t e = 1; e < m->router.rows; e++)
+			top[k] = p[e] > p[top[k]] ? e : top[k];
+		s->keys[k] = p[top[k]];
+		sum += p[top[k]];
+		p[top[k]] = -1;
+	}
+	memset(s->y, 0, sizeof(s->y));
+	for (int k = 0; k < m->n_top; k++)
+		add_expert(m, top[k], s->keys[k] / (m->norm_topk ? sum : 1), h, s->y);
+	for (int64_t i = 0; i < m->down.rows; i++)
+		x[i] = (float)((double)x[i] + s->y[i]);
+}
+
+static void op_moe_add(struct nvllm_step *p, struct nvllm_tensor x, const struct nvllm_norm *n,
+	const struct nvllm_moe *m)
+{
+	struct fstep *s = fs(p);
+	struct nvllm_tensor h = op_norm(p, x, n);
+
+	called(s, "moe_add", x.rows, x.cols, m->n_top);
+	use(s, m->router), use(s, m->gate_up), use(s, m->down);
+	want(s, "moe_add", "columns of the router", m->router.cols, x.cols);
+	want(s, "moe_add", "columns of gate and up", m->gate_up.cols, x.cols);
+	want(s, "moe_add", "rows of down", m->down.rows, x.cols);
+	want(s, "moe_add", "columns of down", m->down.cols * 2, m->gate_up.rows);
+	want(s, "moe_add", "experts of gate and up", m->gate_up.planes, m->router.rows);
+	want(s, "moe_add", "experts of down", m->down.planes, m->router.rows);
+	if (m->size < sizeof(*m) || m->n_top < 1 || m->n_top > m->router.rows || m->n_top > 64 ||
+		m->act < NVLLM_SILU || m->act > NVLLM_RELU)
+		stop(s, "call %d, moe_add: size %u, %d experts a token, activation %d", s->n_calls,
+			m->size, m->n_top, m->act);
+	for (int64_t r = 0; r < x.rows && !halt(s); r++)
+		moe_row(s, m, row(h, r), row(x, r));
+}
+
 static const struct nvllm_ops ops = {
 	.size = sizeof(ops),
 	.mark = op_mark,
@@ -344,6 +429,7 @@ static const struct nvllm_ops ops = {
 	.attention = op_attention,
 	.logit_rows = op_logit_rows,
 	.add = op_add,
+	.moe_add = op_moe_add,
 };
 
 struct fstep *fstep_new(const struct nvllm_arch *arch, struct fweights *w)

@@ -31,7 +31,7 @@ double ref_round(int32_t dtype, double x)
 	}
 }
 
-static double half_value(uint16_t h)
+double ref_half(uint16_t h)
 {
 	int e = h >> 10 & 31, m = h & 1023;
 	double v = e ? ldexp(1024 + m, e - 25) : ldexp(m, -24);
@@ -81,14 +81,14 @@ static void random_block(int32_t dtype, struct rng *r, unsigned char *b, double 
 		if (dtype == NVLLM_Q8_0) {
 			q = (int)rng_int(r, 255) - 127;
 			b[i] = (unsigned char)(signed char)q;
-			v[i] = half_value(d) * q;
+			v[i] = ref_half(d) * q;
 			continue;
 		}
 		if (i < 16)
 			b[i] = (unsigned char)rng_u64(r);
 		q = i < 16 ? b[i] & 15 : b[i - 16] >> 4;
 		q |= (int)(high >> i & 1) << 4;
-		v[i] = half_value(d) * (q - zero) + (has_min ? half_value(m) : 0);
+		v[i] = ref_half(d) * (q - zero) + (has_min ? ref_half(m) : 0);
 	}
 }
 
@@ -111,7 +111,7 @@ int ref_random_row(int32_t dtype, int64_t cols, struct rng *r, void *row, double
 			h = (uint16_t)(rng_int(r, 15) << 10 | rng_int(r, 1024) |
 				(rng_int(r, 2) << 15));
 			put16(at, h);
-			v[i] = half_value(h);
+			v[i] = ref_half(h);
 			break;
 		case NVLLM_BF16:
 			h = (uint16_t)((117 + rng_int(r, 10)) << 7 | rng_int(r, 128) |
@@ -123,7 +123,8 @@ int ref_random_row(int32_t dtype, int64_t cols, struct rng *r, void *row, double
 			random_block(dtype, r, at, v + i);
 			break;
 		default:
-			return -1;
+			if (!ref_random_block(dtype, r, at, v + i))
+				return -1;
 		}
 	}
 	return 0;

@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: MIT */
-/* tests/conform/sampler.c - a sampler against exact distributions: temperature, then
- * min-p, top-k and top-p, each on what the one before left, as vLLM orders them and
- * sampler.h says; greedy at temperature 0; and the rule that a token
- * hangs on its own row alone. */
+/* tests/conform/sampler.c - a sampler against exact distributions: penalties, temperature,
+ * then min_p, top_k, top_p and typical_p, each on what the one before left, as vLLM orders
+ * them and sampler.h says; greedy at temperature 0; the rule that a token hangs on its own
+ * row alone; and, of one that runs on the host, that it runs beside any device. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "../sanitized.h"
 #include "check.h"
 
 #define MAX_ROWS 8
+#define N_PROMPT 20
+#define N_HISTORY 50
+#define PENALTIES (NVLLM_TAKES_REPETITION | NVLLM_TAKES_PRESENCE | NVLLM_TAKES_FREQUENCY)
 
 struct sut {
 	const struct nvllm_sampler_vt *vt;
@@ -18,13 +22,24 @@ struct sut {
 	void *workspace;
 	float *logits;  /* [MAX_ROWS][stride] */
 	int64_t stride; /* floats */
+	int32_t *said;  /* [N_HISTORY] a history for rows with penalties */
 };
 
-static int sut_open(struct sut *u, const struct nvllm_component *c, int64_t vocab)
+/* A few tokens again and again, from all over the vocabulary. */
+static void fill_history(int32_t *t, int64_t vocab)
+{
+	struct rng r = { 31 };
+
+	for (int i = 0; i < N_HISTORY; i++)
+		t[i] = (int32_t)(rng_int(&r, vocab < 9 ? vocab : 9) * (vocab < 9 ? 1 : vocab / 9));
+}
+
+static int sut_open_on(struct sut *u, const struct nvllm_component *c, int64_t vocab,
+	const struct nvllm_device_ref *dev)
 {
 	struct nvllm_sampler_env env = { .size = sizeof(env),
 		.max_rows = MAX_ROWS,
-		.dev = fake_device(),
+		.dev = dev,
 		.vocab = vocab,
 		.vocab_first = 0,
 		.vocab_n = vocab };
@@ -47,7 +62,16 @@ static int sut_open(struct sut *u, const struct nvllm_component *c, int64_t voca
 	u->logits = gmem_get("the logits", MAX_ROWS * u->stride * 4, 64);
 	u->workspace = kept->workspace_bytes ?
 		gmem_get("the sampler's workspace", kept->workspace_bytes, 256) : NULL;
-	return u->logits ? 0 : ck_bad("no memory");
+	u->said = gmem_get("the rows' tokens", N_HISTORY * 4, 4);
+	if (!u->logits || !u->said)
+		return ck_bad("no memory");
+	fill_history(u->said, vocab);
+	return 0;
+}
+
+static int sut_open(struct sut *u, const struct nvllm_component *c, int64_t vocab)
+{
+	return sut_open_on(u, c, vocab, fake_device());
 }
 
 static void sut_close(struct sut *u)
@@ -56,6 +80,7 @@ static void sut_close(struct sut *u)
 		u->vt->destroy(u->s);
 	gmem_put(u->logits);
 	gmem_put(u->workspace);
+	gmem_put(u->said);
 }
 
 static float *row_of(struct sut *u, int r)
@@ -75,6 +100,13 @@ static struct nvllm_sample_row plain_row(uint64_t seed, uint64_t position)
 	return row;
 }
 
+static void with_history(struct nvllm_sample_row *row, const int32_t *said, int n)
+{
+	row->tokens = said;
+	row->n_prompt = N_PROMPT;
+	row->n_tokens = n;
+}
+
 /* One call on rows [0, n): tokens checked for range, logits for being left alone. */
 static int draw(struct sut *u, const struct nvllm_sample_row *rows, int n, int32_t *tokens)
 {
@@ -85,9 +117,10 @@ static int draw(struct sut *u, const struct nvllm_sample_row *rows, int n, int32
 		.planes = 1,
 		.dtype = NVLLM_F32 };
 	struct nvllm_sample_row *r = gmem_get("the rows", n * (int64_t)sizeof(*r), 8);
-	int32_t *out = gmem_get("the tokens", n * 4, 4);
+	int32_t *out = gmem_get("the tokens", n * 4, 4), said[N_HISTORY];
 	int status;
 
+	fill_history(said, u->vocab);
 	memcpy(r, rows, (size_t)n * sizeof(*r));
 	ck_step_begin();
 	status = u->vt->sample(u->s, NULL, t, r, n, out, u->workspace);
@@ -96,6 +129,8 @@ static int draw(struct sut *u, const struct nvllm_sample_row *rows, int n, int32
 		ck_bad("sample returned %d: %s", status, fake_said());
 	if (memcmp(r, rows, (size_t)n * sizeof(*r)))
 		ck_bad("sample wrote to the rows");
+	if (memcmp(said, u->said, sizeof(said)))
+		ck_bad("sample wrote to a row's tokens");
 	for (int i = 0; i < n && !status; i++)
 		if (out[i] < 0 || out[i] >= u->vocab)
 			status = ck_bad("row %d of %d gave token %d, vocabulary %ld", i, n, out[i],
@@ -104,6 +139,32 @@ static int draw(struct sut *u, const struct nvllm_sample_row *rows, int n, int32
 	gmem_put(r);
 	gmem_put(out);
 	return status;
+}
+
+static void random_rows(struct nvllm_sample_row *rows, uint64_t takes, const int32_t *said)
+{
+	for (int i = 0; i < MAX_ROWS; i++) {
+		rows[i] = plain_row(100 + (uint64_t)i % 3, 1000 + (uint64_t)i);
+		rows[i].choice = i % 2;
+		if (takes & NVLLM_TAKES_TEMPERATURE)
+			rows[i].temperature = 0.5 + 0.3 * i;
+		if (takes & NVLLM_TAKES_TOP_K && i % 3 == 1)
+			rows[i].top_k = 5;
+		if (takes & NVLLM_TAKES_TOP_P && i % 3 == 2)
+			rows[i].top_p = 0.8;
+		if (takes & NVLLM_TAKES_MIN_P && i % 4 == 3)
+			rows[i].min_p = 0.05;
+		if (takes & NVLLM_TAKES_TYPICAL_P && i % 4 == 2)
+			rows[i].typical_p = 0.6;
+		if (i % 2)
+			with_history(&rows[i], said, N_HISTORY - i);
+		if (takes & NVLLM_TAKES_REPETITION)
+			rows[i].repetition = 1 + 0.2 * (i % 3);
+		if (takes & NVLLM_TAKES_PRESENCE)
+			rows[i].presence = i % 3 - 0.7;
+		if (takes & NVLLM_TAKES_FREQUENCY)
+			rows[i].frequency = 0.3 - i % 2;
+	}
 }
 
 /* ---- greedy ---- */
@@ -150,6 +211,39 @@ static void check_greedy(const struct nvllm_component *c, int64_t vocab)
 						round, i, got[i], argmax(row_of(&u, i), vocab));
 		}
 	}
+	sut_close(&u);
+	ck_end();
+}
+
+/* Penalties change what greedy takes. */
+static void check_greedy_penalties(const struct nvllm_component *c, uint64_t takes)
+{
+	struct nvllm_sample_row rows[MAX_ROWS];
+	int32_t got[MAX_ROWS], want;
+	float x[61];
+	struct sut u;
+
+	ck_begin("temperature 0 takes the largest logit after the penalties it takes");
+	if (sut_open(&u, c, 61) == 0)
+		for (int round = 0; round < 40 && ck_good(); round++) {
+			fill_random(&u, 40u + (unsigned)round);
+			random_rows(rows, takes & PENALTIES, u.said);
+			for (int64_t i = 0; i < MAX_ROWS * u.stride && round % 2; i++)
+				u.logits[i] -= 30; /* below 0, where penalties multiply */
+			for (int i = 0; i < MAX_ROWS; i++) {
+				rows[i].temperature = 0;
+				for (int j = 0; j < 9; j++) /* what was said is likely */
+					row_of(&u, i)[u.said[N_HISTORY - 1 - j]] += round % 2 ? 2 : 8;
+			}
+			draw(&u, rows, MAX_ROWS, got);
+			for (int i = 0; i < MAX_ROWS && ck_good(); i++) {
+				ref_penalise(row_of(&u, i), 61, &rows[i], x);
+				want = argmax(x, 61);
+				if (got[i] != want)
+					ck_bad("round %d, row %d: token %d, the largest logit is "
+					       "%d's", round, i, got[i], want);
+			}
+		}
 	sut_close(&u);
 	ck_end();
 }
@@ -213,22 +307,6 @@ static void check_odd_rows(const struct nvllm_component *c)
 
 /* ---- independence ---- */
 
-static void random_rows(struct nvllm_sample_row *rows, uint64_t takes)
-{
-	for (int i = 0; i < MAX_ROWS; i++) {
-		rows[i] = plain_row(100 + (uint64_t)i % 3, 1000 + (uint64_t)i);
-		rows[i].choice = i % 2;
-		if (takes & NVLLM_TAKES_TEMPERATURE)
-			rows[i].temperature = 0.5 + 0.3 * i;
-		if (takes & NVLLM_TAKES_TOP_K && i % 3 == 1)
-			rows[i].top_k = 5;
-		if (takes & NVLLM_TAKES_TOP_P && i % 3 == 2)
-			rows[i].top_p = 0.8;
-		if (takes & NVLLM_TAKES_MIN_P && i % 4 == 3)
-			rows[i].min_p = 0.05;
-	}
-}
-
 /* All at once, each alone, backwards, twice: the same token for the same row. */
 static void check_independent(const struct nvllm_component *c)
 {
@@ -243,7 +321,7 @@ static void check_independent(const struct nvllm_component *c)
 		(copy = malloc(sizeof(float) * MAX_ROWS * (size_t)u.stride))) {
 		fill_random(&u, 99);
 		memcpy(copy, u.logits, sizeof(float) * MAX_ROWS * (size_t)u.stride);
-		random_rows(rows, vt->takes);
+		random_rows(rows, vt->takes, u.said);
 		draw(&u, rows, MAX_ROWS, all);
 		if (memcmp(copy, u.logits, sizeof(float) * MAX_ROWS * (size_t)u.stride))
 			ck_bad("sample wrote to the logits");
@@ -270,6 +348,40 @@ static void check_independent(const struct nvllm_component *c)
 		free(copy);
 	}
 	sut_close(&u);
+	ck_end();
+}
+
+/* Of a sampler that runs on the host: a device that lends neither its memory nor its
+ * threads, and the same tokens. */
+static void check_any_device(const struct nvllm_component *c)
+{
+	static struct nvllm_device_vt vt;
+	static struct nvllm_device_info info;
+	const struct nvllm_device_ref *fake = fake_device();
+	struct nvllm_device_ref ref = *fake;
+	struct nvllm_sample_row rows[MAX_ROWS];
+	int32_t want[MAX_ROWS], got[MAX_ROWS];
+	struct sut u;
+
+	ck_begin("beside a device without parallel_for whose memory it cannot see: the same tokens");
+	vt = *fake->vt;
+	vt.parallel_for = NULL;
+	info = *fake->info;
+	info.caps = 0;
+	info.n_workers = 1;
+	ref.vt = &vt;
+	ref.info = &info;
+	for (int bare = 0; bare < 2; bare++) {
+		if (sut_open_on(&u, c, 257, bare ? &ref : fake) == 0) {
+			fill_random(&u, 99);
+			random_rows(rows, ((const struct nvllm_sampler_vt *)c->vt)->takes, u.said);
+			draw(&u, rows, MAX_ROWS, bare ? got : want);
+		}
+		sut_close(&u);
+	}
+	for (int i = 0; i < MAX_ROWS && ck_good(); i++)
+		if (got[i] != want[i])
+			ck_bad("row %d gave token %d, with parallel_for %d", i, got[i], want[i]);
 	ck_end();
 }
 
@@ -303,77 +415,60 @@ static void check_padding(const struct nvllm_component *c)
 
 /* ---- distributions ---- */
 
-struct cut { double temperature, top_p, min_p; int64_t top_k; uint64_t needs; };
+struct cut {
+	double temperature, top_p, min_p;
+	int64_t top_k;
+	uint64_t needs;
+	double typical_p, repetition, presence, frequency; /* 0 = off */
+};
 
-static const float *sort_key;
-static int by_logit(const void *a, const void *b)
+static void set_row(struct nvllm_sample_row *r, const struct cut *k, const int32_t *said)
 {
-	int32_t i = *(const int32_t *)a, j = *(const int32_t *)b;
-
-	if (sort_key[i] != sort_key[j])
-		return sort_key[i] > sort_key[j] ? -1 : 1;
-	return i - j;
-}
-
-/* The exact probabilities, in double. */
-static void exact(const float *x, int n, const struct cut *k, double *p)
-{
-	int32_t *order = malloc(sizeof(*order) * (size_t)n);
-	double sum = 0, cum = 0;
-	int keep = n;
-
-	for (int i = 0; i < n; i++)
-		order[i] = i;
-	sort_key = x;
-	qsort(order, (size_t)n, sizeof(*order), by_logit);
-	for (int i = 0; i < n; i++)
-		p[i] = exp(((double)x[i] - (double)x[order[0]]) / k->temperature);
-	while (k->min_p > 0 && keep > 1 && p[order[keep - 1]] < k->min_p * p[order[0]])
-		keep--;
-	if (k->top_k > 0 && k->top_k < keep)
-		keep = (int)k->top_k;
-	for (int i = 0; i < keep; i++)
-		sum += p[order[i]];
-	for (int i = 0; i < keep && k->top_p < 1; i++) {
-		cum += p[order[i]] / sum;
-		if (cum >= k->top_p)
-			keep = i + 1;
-	}
-	for (int i = keep; i < n; i++)
-		p[order[i]] = 0;
-	sum = 0;
-	for (int i = 0; i < n; i++)
-		sum += p[i];
-	for (int i = 0; i < n; i++)
-		p[i] /= sum;
-	free(order);
+	r->temperature = k->temperature;
+	r->top_k = k->top_k;
+	r->top_p = k->top_p;
+	r->min_p = k->min_p;
+	r->typical_p = k->typical_p > 0 ? k->typical_p : 1;
+	r->repetition = k->repetition > 0 ? k->repetition : 1;
+	r->presence = k->presence;
+	r->frequency = k->frequency;
+	with_history(r, said, N_HISTORY);
 }
 
 static void check_chi(const struct nvllm_component *c, const struct cut *k, int vocab, int n_draws)
 {
 	int64_t *count = calloc((size_t)vocab, sizeof(*count));
 	double *p = calloc((size_t)vocab, sizeof(*p)), sigma;
+	float *x = calloc((size_t)vocab, sizeof(*x));
 	struct nvllm_sample_row rows[MAX_ROWS];
 	int32_t got[MAX_ROWS];
 	struct rng r = { 11 };
 	struct sut u;
 
-	ck_begin("draws: temperature %g, top_k %ld, top_p %g, min_p %g, vocabulary %d",
-		k->temperature, (long)k->top_k, k->top_p, k->min_p, vocab);
-	if (sut_open(&u, c, vocab) == 0 && count && p) {
+	char more[128] = "";
+
+	if (k->needs & (PENALTIES | NVLLM_TAKES_TYPICAL_P))
+		snprintf(more, sizeof(more),
+			", typical_p %g, repetition %g, presence %g, frequency %g",
+			k->typical_p > 0 ? k->typical_p : 1, k->repetition > 0 ? k->repetition : 1,
+			k->presence, k->frequency);
+	n_draws /= SANITIZED ? 4 : 1;
+	ck_begin("draws: temperature %g, top_k %ld, top_p %g, min_p %g%s, vocabulary %d",
+		k->temperature, (long)k->top_k, k->top_p, k->min_p, more, vocab);
+	if (sut_open(&u, c, vocab) == 0 && count && p && x) {
 		for (int i = 0; i < vocab; i++)
 			row_of(&u, 0)[i] = (float)(rng_unit(&r) * 3);
 		for (int i = 1; i < MAX_ROWS; i++)
 			memcpy(row_of(&u, i), row_of(&u, 0), sizeof(float) * (size_t)vocab);
-		exact(row_of(&u, 0), vocab, k, p);
+		rows[0] = plain_row(0, 0);
+		set_row(&rows[0], k, u.said);
+		ref_penalise(row_of(&u, 0), vocab, &rows[0], x);
+		ref_distribution(x, vocab, &rows[0], p);
 		for (int i = 0; i < n_draws && ck_good(); i += MAX_ROWS) {
 			for (int j = 0; j < MAX_ROWS; j++) {
 				rows[j] = plain_row((uint64_t)(i + j) % 5, (uint64_t)(i + j) / 10);
 				rows[j].choice = (i + j) / 5 % 2;
-				rows[j].temperature = k->temperature;
-				rows[j].top_k = k->top_k;
-				rows[j].top_p = k->top_p;
-				rows[j].min_p = k->min_p;
+				set_row(&rows[j], k, u.said);
 			}
 			if (draw(&u, rows, MAX_ROWS, got) == 0)
 				for (int j = 0; j < MAX_ROWS; j++)
@@ -390,6 +485,7 @@ static void check_chi(const struct nvllm_component *c, const struct cut *k, int 
 	sut_close(&u);
 	free(count);
 	free(p);
+	free(x);
 	ck_end();
 }
 
@@ -404,13 +500,31 @@ static void check_distributions(const struct nvllm_component *c, uint64_t takes)
 		{ 1, 1, 1, 0, NVLLM_TAKES_MIN_P },
 		{ 0.9, 0.8, 0, 12, NVLLM_TAKES_TOP_K | NVLLM_TAKES_TOP_P },
 		{ 1.2, 0.95, 0.08, 30, NVLLM_TAKES_TOP_K | NVLLM_TAKES_TOP_P | NVLLM_TAKES_MIN_P },
+		{ 1, 1, 0, 0, NVLLM_TAKES_TYPICAL_P, .typical_p = 0.9 },
+		{ 1.4, 1, 0, 0, NVLLM_TAKES_TYPICAL_P, .typical_p = 0.3 },
+		{ 1, 1, 0, 0, NVLLM_TAKES_TYPICAL_P, .typical_p = 1e-6 },
+		{ 1, 0.9, 0, 0, NVLLM_TAKES_TYPICAL_P | NVLLM_TAKES_TOP_P, .typical_p = 0.6 },
+		{ 1, 1, 0, 0, NVLLM_TAKES_REPETITION, .repetition = 1.3 },
+		{ 1, 1, 0, 0, NVLLM_TAKES_REPETITION, .repetition = 0.7 },
+		{ 1, 1, 0, 0, NVLLM_TAKES_PRESENCE, .presence = 1.1 },
+		{ 1, 1, 0, 0, NVLLM_TAKES_PRESENCE, .presence = -0.8 },
+		{ 1, 1, 0, 0, NVLLM_TAKES_FREQUENCY, .frequency = 0.4 },
+		{ 1, 1, 0, 0, NVLLM_TAKES_FREQUENCY, .frequency = -0.2 },
+		{ 0.9, 1, 0, 0, PENALTIES, .repetition = 1.2, .presence = 0.5, .frequency = 0.3 },
+		{ 1.1, 0.95, 0.02, 25, PENALTIES | NVLLM_TAKES_TOP_K | NVLLM_TAKES_TOP_P |
+			NVLLM_TAKES_MIN_P | NVLLM_TAKES_TYPICAL_P, .typical_p = 0.8,
+			.repetition = 1.2, .presence = 0.5, .frequency = 0.3 },
 	};
+	size_t last = sizeof(cuts) / sizeof(*cuts) - 1;
 
 	for (size_t i = 0; i < sizeof(cuts) / sizeof(*cuts); i++)
 		if ((cuts[i].needs & takes) == cuts[i].needs)
 			check_chi(c, &cuts[i], 50, 20000);
 	check_chi(c, &cuts[0], 5003, 40000);
 	for (size_t i = 4; i < 13; i += 4)
+		if ((cuts[i].needs & takes) == cuts[i].needs)
+			check_chi(c, &cuts[i], 5003, 4000);
+	for (size_t i = last; i >= last - 10; i -= 10)
 		if ((cuts[i].needs & takes) == cuts[i].needs)
 			check_chi(c, &cuts[i], 5003, 4000);
 }
@@ -429,6 +543,10 @@ void suite_sampler(const struct nvllm_component *c)
 	check_odd_rows(c);
 	check_padding(c);
 	check_independent(c);
+	if (vt->flags & NVLLM_SAMPLER_HOST && vt->need == 0)
+		check_any_device(c);
+	if (vt->takes & PENALTIES)
+		check_greedy_penalties(c, vt->takes);
 	if (vt->takes & NVLLM_TAKES_TEMPERATURE)
 		check_distributions(c, vt->takes);
 }

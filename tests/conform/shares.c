@@ -123,7 +123,8 @@ static void check_slice(struct nvllm_tensor y, struct nvllm_tensor whole, int64_
 static void check_table(struct dev *d, int type)
 {
 	static const int64_t first[] = { 0, 4, 4, 5, TABLE_ROWS }; /* 4 rows, none, 1, 6 */
-	int64_t cols = nvllm_dtype_block(weight_types[type].dtype, NULL) == 1 ? 37 : 96;
+	int64_t cols = nvllm_dtype_block(weight_types[type].dtype, NULL) == 1 ? 37
+		: cols_of(weight_types[type].dtype, 96);
 	struct nvllm_tensor whole = mat_new("y", TABLE_TOKENS, cols, 0);
 	struct nvllm_tensor y = mat_new("y", TABLE_TOKENS, cols, 2);
 	struct weight all = { .v = NULL };

@@ -68,6 +68,7 @@ union job_args {
 	} rope;
 	struct { struct nvllm_tensor logits; struct nvllm_logprobs lp; } logprobs;
 	struct { struct fake_batch b; const int32_t *tokens; } advance;
+	struct { struct nvllm_tensor y, x, scratch; struct nvllm_moe m; } moe;
 	struct { void *dst; const void *src; int64_t bytes; } copy;
 	struct { struct nvllm_attention *a; struct fake_batch b; int64_t layer;
 		struct nvllm_tensor q, k, v, y; } attn;

@@ -304,7 +304,34 @@ static int advance(struct nvllm_device *d, nvllm_stream s, const struct nvllm_ba
 	return NVLLM_OK;
 }
 
+/* ---- moe ---- */
+
+static int run_moe(struct nvllm_device *d, const struct job *j)
+{
+	return CPU(d)->moe(d->cpu, NULL, j->u.moe.y, j->u.moe.x, &j->u.moe.m, j->u.moe.scratch);
+}
+static const struct job_type moe_type = { "moe", true, run_moe };
+
+static int moe(struct nvllm_device *d, nvllm_stream s, struct nvllm_tensor y,
+	struct nvllm_tensor x, const struct nvllm_moe *m, struct nvllm_tensor scratch)
+{
+	struct job *j;
+
+	if (!ON(d, "moe", y) || !ON(d, "moe", x) || !ON(d, "moe", m->router) ||
+	    !ON(d, "moe", m->gate_up) || !ON(d, "moe", m->down) || !ON(d, "moe", scratch))
+		return NVLLM_OK;
+	j = job_new(d, s, &moe_type);
+	if (!j)
+		return job_none(d, s);
+	j->u.moe.y = y;
+	j->u.moe.x = x;
+	j->u.moe.scratch = scratch;
+	keep(&j->u.moe.m, sizeof(j->u.moe.m), m, m->size);
+	return NVLLM_OK;
+}
+
 const struct nvllm_kernels fake_kernels = {
 	.size = sizeof(fake_kernels), .embed = embed, .linear = linear, .norm = norm, .add = add,
 	.rope = rope, .glu = glu, .rows = rows, .logprobs = logprobs, .advance = advance,
+	.moe = moe,
 };

@@ -95,6 +95,36 @@ static void check_line(const struct json_buf *b, const char *custom_id)
 	cJSON_Delete(v);
 }
 
+/* Text that is made of a part of the line: strict JSON, an object. */
+static void check_object(const struct json_buf *b)
+{
+	struct json_error why;
+	cJSON *v;
+
+	if (b->failed || json_parse(b->s, b->len, NULL, &v, &why) || !cJSON_IsObject(v))
+		abort();
+	cJSON_Delete(v);
+}
+
+static void check_lists(const struct nvllm_params *p)
+{
+	for (int64_t i = 0; i < p->n_logit_bias; i++)
+		if (p->logit_bias[i].token < 0 || !(fabsf(p->logit_bias[i].bias) <= 100))
+			abort();
+	for (int64_t i = 0; i < p->n_stop_token_ids; i++)
+		if (p->stop_token_ids[i] < 0)
+			abort();
+	for (int64_t i = 0; i < p->n_allowed_token_ids; i++)
+		if (p->allowed_token_ids[i] < 0)
+			abort();
+	for (int64_t i = 0; i < p->n_bad_words; i++)
+		if (p->bad_words[i].len < 1)
+			abort();
+	if (p->repetition_penalty <= 0 || p->typical_p <= 0 || fabs(p->presence_penalty) > 2 ||
+		fabs(p->frequency_penalty) > 2)
+		abort();
+}
+
 /* What holds of every line that was read. */
 static void check_request(const struct batch_request *r)
 {
@@ -111,6 +141,11 @@ static void check_request(const struct batch_request *r)
 		abort();
 	if (r->params.cache_salt.s && r->params.cache_salt.len < 1)
 		abort();
+	check_lists(&r->params);
+	if (chat)
+		check_object(&r->body);
+	if (r->params.extra.s)
+		check_object(&r->extra);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

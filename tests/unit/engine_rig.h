@@ -33,6 +33,8 @@ struct ask {
 	int32_t prompt[1024], n_prompt;
 	int32_t max_tokens, n, top;   /* n: choices; top: likeliest listed, at most RIG_TOP */
 	double temperature;
+	const struct nvllm_bias *bias; /* [n_bias] a processor of logits works on its rows */
+	int32_t n_bias;
 	struct answer a[RIG_CHOICES];
 	int32_t dones, last_left;
 	uint64_t id;
@@ -100,6 +102,8 @@ static void rig_submit(struct nvllm_engine *e, struct ask *k, uint64_t seed)
 	p.n = k->n;
 	p.logprobs = k->top;
 	p.ignore_eos = 1;
+	p.logit_bias = k->bias;
+	p.n_logit_bias = k->n_bias;
 	if (nvllm_submit(e, &r, &k->id))
 		fail_msg("submit: %s", nvllm_error(e));
 }

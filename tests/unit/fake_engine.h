@@ -50,6 +50,9 @@ struct nvllm_engine {
 	struct nvllm_info info;
 	struct nvllm_params last;  /* of the newest request; without its texts */
 	char last_salt[80];        /* its cache_salt; "" = none */
+	char last_lists[400];      /* its biases, ids, bad words and extra, as text */
+	char last_body[2000];      /* of the newest render */
+	int32_t last_turn;         /* its add_generation_prompt */
 	char error[200];
 };
 
@@ -101,6 +104,8 @@ static int64_t fake_render(
 {
 	int64_t n = 0;
 
+	snprintf(e->last_body, sizeof(e->last_body), "%.*s", (int)q->body.len, q->body.s ? q->body.s : "");
+	e->last_turn = q->add_generation_prompt;
 	for (int i = 0; q->messages[i]; i++) {
 		const struct nvllm_str parts[4] = { { "<", 1 }, q->messages[i]->role, { ">", 1 },
 			q->messages[i]->content };
@@ -134,6 +139,28 @@ static int fake_refuse(struct nvllm_engine *e, int status, const char *why)
 	return status;
 }
 
+/* The lists of a request: "bias 5:1.5 | stop 3 4 | allowed 7 | bad a,b | extra {..}". */
+static void fake_keep_lists(struct nvllm_engine *e, const struct nvllm_params *p)
+{
+	char *at = e->last_lists, *end = at + sizeof(e->last_lists);
+
+#define SAY(...) at += snprintf(at, (size_t)(end - at), __VA_ARGS__)
+	SAY("bias");
+	for (int64_t i = 0; i < p->n_logit_bias; i++)
+		SAY(" %d:%g", p->logit_bias[i].token, (double)p->logit_bias[i].bias);
+	SAY(" | stop");
+	for (int64_t i = 0; i < p->n_stop_token_ids; i++)
+		SAY(" %d", p->stop_token_ids[i]);
+	SAY(" | allowed");
+	for (int64_t i = 0; i < p->n_allowed_token_ids; i++)
+		SAY(" %d", p->allowed_token_ids[i]);
+	SAY(" | bad");
+	for (int64_t i = 0; i < p->n_bad_words; i++)
+		SAY(" %.*s", (int)p->bad_words[i].len, p->bad_words[i].s);
+	SAY(" | extra %.*s", (int)p->extra.len, p->extra.s ? p->extra.s : "");
+#undef SAY
+}
+
 static int fake_submit(struct nvllm_engine *e, const struct nvllm_request *q, uint64_t *id)
 {
 	struct fake_request *r = calloc(1, sizeof(*r));
@@ -145,7 +172,10 @@ static int fake_submit(struct nvllm_engine *e, const struct nvllm_request *q, ui
 	else
 		fake_encode(e, q->prompt.s, r->n, 0, r->tokens, r->n);
 	r->params = *q->params;
-	r->params.stops = NULL;
+	r->params.stops = r->params.bad_words = NULL;
+	r->params.logit_bias = NULL;
+	r->params.stop_token_ids = r->params.allowed_token_ids = NULL;
+	r->params.extra = (struct nvllm_str){ NULL, 0 };
 	r->params.cache_salt = (struct nvllm_str){ NULL, 0 };
 	r->n_choices = r->n_left = q->params->n == NVLLM_UNSET ? 1 : (int32_t)q->params->n;
 	r->on_event = q->on_event;
@@ -163,6 +193,7 @@ static int fake_submit(struct nvllm_engine *e, const struct nvllm_request *q, ui
 	r->next = e->queue;
 	e->queue = r;
 	e->last = r->params;
+	fake_keep_lists(e, q->params);
 	snprintf(e->last_salt, sizeof(e->last_salt), "%.*s", (int)q->params->cache_salt.len,
 		q->params->cache_salt.s ? q->params->cache_salt.s : "");
 	e->submitted++;

@@ -126,6 +126,7 @@ static void drop(struct fixture *f)
 /* 16 prompts of 1 to 120 tokens; those after the first few begin like an earlier one. */
 static void tiny_prompts(struct fixture *f)
 {
+	static const struct nvllm_bias bias[] = { { 7, 2.5f }, { 300, 4 }, { 301, -100 }, { 900, 3.5f } };
 	uint32_t x = 12345;
 
 	make(f, MAX_ASKS);
@@ -138,10 +139,12 @@ static void tiny_prompts(struct fixture *f)
 			x = x * 1664525 + 1013904223;
 			k->prompt[t] = t < shared ? f->want[3].prompt[t % f->want[3].n_prompt] : (int32_t)(x >> 8) % 1100;
 		}
-		k->max_tokens = 64;
 		k->top = RIG_TOP;
 		k->temperature = i % 2 ? 0.8 : 0;
 		k->n = i % 5 == 1 ? RIG_CHOICES : 1;
+		k->bias = i % 4 == 2 ? bias : NULL;
+		k->n_bias = i % 4 == 2 ? 4 : 0;
+		k->max_tokens = k->bias ? 44 : 64; /* steps with such rows are not replayed */
 	}
 }
 

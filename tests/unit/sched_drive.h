@@ -126,6 +126,7 @@ static void do_add(struct drive *d)
 	like.tokens = tokens;
 	like.family = n > 1 ? ++d->families : 0;
 	like.all_logits = kind == 3;
+	like.lockstep = kind == 2 || kind == 5;
 	for (; n > 0 && model_alive(m) < d->most_alive; n--) {
 		model_add(m, &like);
 		like.n_max = like.n_prompt + 1 + feed_take(f, least(room - like.n_prompt, 14));

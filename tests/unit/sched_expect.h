@@ -43,6 +43,7 @@ static void check_entry(struct model *m, const struct sched_entry *e, struct req
 		e->admitted ? " admitted" : "", e->slot);
 	MUST(m, e->n > 0 && e->from == r->n_computed && e->from + e->n <= r->n_tokens,
 		"sequence %d: rows %d..%d of %d, %d are computed", r->id, e->from, e->from + e->n - 1, r->n_tokens, r->n_computed);
+	MUST(m, !r->seq.lockstep || e->from + e->n <= r->n_known, "sequence %d runs ahead of its tokens", r->id);
 	MUST(m, r->n_tokens < r->seq.n_max, "sequence %d computes after its last token", r->id);
 	MUST(m, e->slot == r->seq.slot && e->admitted == r->fresh, "sequence %d: slot %d, admitted %d", r->id, e->slot,
 		e->admitted);
@@ -268,7 +269,8 @@ static void note_before(struct model *m, struct outcome *o)
 		if (!r || r->state != SEQ_RUNNING)
 			continue;
 		o->ran[i] = true;
-		o->rows[i] = rows_of(r);
+		/* in lockstep: its row waits for the token before it */
+		o->rows[i] = r->seq.lockstep && r->n_known < r->n_tokens ? 0 : rows_of(r);
 		o->free_way[i] = has_way(m, r);
 		o->need += o->rows[i] == 1 && !o->free_way[i];
 		if (!o->first || goes_before(m, r, o->first))

@@ -92,7 +92,7 @@ static struct req *model_add(struct model *m, const struct seq *like)
 	r->will = (uint64_t)(r->id % 3);
 	r->all_logits = like->all_logits;
 	r->seq = (struct seq){ .n_prompt = like->n_prompt, .n_max = like->n_max, .salt = like->salt,
-		.priority = like->priority, .family = like->family };
+		.priority = like->priority, .family = like->family, .lockstep = like->lockstep };
 	r->seq.tokens = calloc((size_t)like->n_max, sizeof(*r->seq.tokens));
 	r->seq.pages = calloc((size_t)pages_of(m, like->n_max), sizeof(*r->seq.pages));
 	r->hash = calloc((size_t)like->n_max, sizeof(*r->hash));

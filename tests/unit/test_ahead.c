@@ -20,6 +20,7 @@ static const struct ahead arms[] = {
 	{ { "preempted, depth 2", { "engine.run_ahead=2", NULL }, .n_pages = 60 }, 2, true },
 	{ { "preempted, depth 3, radix, chunks of 7", { "engine.run_ahead=3", "cache.plugin=radix", "engine.max_tokens=7",
 		NULL }, .n_pages = 60 }, 3, true },
+	{ { "a sampler on the host, out of reach", { "sampler.plugin=topk_topp", NULL } }, 0, false },
 	{ { "a recording fails", { "device.fail_capture=2", "core.log_level=error", NULL } }, 2, true },
 };
 

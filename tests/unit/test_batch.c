@@ -87,29 +87,6 @@ static void chat_has_what_was_asked_for(void **state)
 	assert_int_equal(f->engine.last.max_tokens, 5);
 }
 
-static void defaults_are_those_of_the_api(void **state)
-{
-	struct fixture *f = *state;
-
-	f->conf.max_inflight = 1;
-	assert_int_equal(run_text(f, "{\"custom_id\":\"a\"," COMPLETION "{\"prompt\":[97,98],\"temperature\":null}}"), NVLLM_EXIT_OK);
-	assert_int_equal(f->engine.last.max_tokens, 16);
-	assert_true(isnan(f->engine.last.temperature) && isnan(f->engine.last.top_p) && isnan(f->engine.last.min_p));
-	assert_true(f->engine.last.seed == NVLLM_UNSET && f->engine.last.logprobs == NVLLM_UNSET);
-	assert_json(json_get(choice(f, 0), "logprobs"), "null");
-	assert_json(json_get(choice(f, 0), "finish_reason"), "\"stop\"");
-	assert_json(json_get(choice(f, 0), "stop_reason"), "7");
-	assert_json(json_get(choice(f, 0), "token_ids"), "null");
-	assert_int_equal(run_text(f, "{\"custom_id\":\"a\"," CHAT "{\"messages\":[{\"role\":\"u\",\"content\":\"x\"}]}}"),
-		NVLLM_EXIT_OK);
-	assert_true(f->engine.last.max_tokens == NVLLM_UNSET);
-	assert_int_equal(run_text(f, "{\"custom_id\":\"a\"," COMPLETION "{\"prompt\":\"x\",\"seed\":9007199254740993,\"top_k\":7,"
-		"\"top_p\":0.5,\"min_p\":0.25,\"temperature\":0,\"ignore_eos\":true,\"stop\":[\"a\",\"b\"]}}"), NVLLM_EXIT_OK);
-	assert_true(f->engine.last.seed == 9007199254740993);
-	assert_true(f->engine.last.top_k == 7 && f->engine.last.top_p == 0.5 && f->engine.last.min_p == 0.25);
-	assert_true(f->engine.last.temperature == 0 && f->engine.last.ignore_eos && f->engine.last.n_stops == 2);
-}
-
 /* n answers to one prompt stand in the order of their index, whichever ended first; the
  * prompt is counted once, and of it what no choice computed. */
 static void several_choices_are_one_answer(void **state)
@@ -158,21 +135,6 @@ static void the_most_choices(void **state)
 	assert_int_equal(n, 128);
 }
 
-static void priority_and_salt_reach_the_engine(void **state)
-{
-	struct fixture *f = *state;
-
-	assert_int_equal(run_text(f, "{\"custom_id\":\"a\"," COMPLETION "{\"prompt\":\"x\",\"priority\":-9,\"cache_salt\":\"s\u00e9\","
-		"\"n\":3}}"), NVLLM_EXIT_OK);
-	assert_true(f->engine.last.priority == -9 && f->engine.last.n == 3);
-	assert_string_equal(f->engine.last_salt, "s\xc3\xa9");
-	assert_true(isnan(f->engine.last.timeout));
-	assert_int_equal(run_text(f, "{\"custom_id\":\"a\"," COMPLETION "{\"prompt\":\"x\",\"priority\":null,\"cache_salt\":null,"
-		"\"n\":null}}"), NVLLM_EXIT_OK);
-	assert_true(f->engine.last.priority == NVLLM_UNSET && f->engine.last.n == NVLLM_UNSET);
-	assert_string_equal(f->engine.last_salt, "");
-}
-
 /* One choice that fails fails its line; one that ran out of time is cut short. */
 static void choices_that_end_badly(void **state)
 {
@@ -187,104 +149,6 @@ static void choices_that_end_badly(void **state)
 	assert_json(json_get(choice(f, 1), "stop_reason"), "null");
 }
 
-/* A line, and what is said of it. Between them stand good lines. */
-static const struct { const char *line, *param, *why; } bad_lines[] = {
-	{ "{", NULL, "cannot be read as JSON" },
-	{ "[]", NULL, "must be an object" },
-	{ "\"x\"", NULL, "must be an object" },
-	{ "{\"custom_id\":\"\xff\"}", NULL, "invalid UTF-8" },
-	{ "{\"custom_id\":\"x\",\"custom_id\":\"y\"}", NULL, "occurs twice" },
-	{ "{" COMPLETION "{\"prompt\":\"x\"}}", "custom_id", "custom_id is missing" },
-	{ "{\"custom_id\":7," COMPLETION "{\"prompt\":\"x\"}}", "custom_id", "custom_id is missing, empty or no text" },
-	{ "{\"custom_id\":\"good-0\"," COMPLETION "{\"prompt\":\"x\"}}", "custom_id", "an earlier line has the custom_id" },
-	{ "{\"custom_id\":\"b1\",\"method\":\"GET\",\"url\":\"/v1/completions\",\"body\":{\"prompt\":\"x\"}}", "method", "POST" },
-	{ "{\"custom_id\":\"b2\",\"method\":\"POST\",\"url\":\"/v1/embeddings\",\"body\":{}}", "url", "/v1/embeddings" },
-	{ "{\"custom_id\":\"b3\",\"method\":\"POST\",\"url\":\"/v1/completions\"}", "body", "body is missing" },
-	{ "{\"custom_id\":\"b4\",\"bdy\":{}," COMPLETION "{\"prompt\":\"x\"}}", "bdy", "did you mean 'body'" },
-	{ "{\"custom_id\":\"b5\"," COMPLETION "{}}", "prompt", "no prompt" },
-	{ "{\"custom_id\":\"b6\"," COMPLETION "{\"prompt\":\"x\",\"temprature\":0}}", "temprature", "did you mean 'temperature'" },
-	{ "{\"custom_id\":\"b7\"," COMPLETION "{\"prompt\":\"x\",\"logit_bias\":{}}}", "logit_bias", "nothing here takes 'logit_bias'" },
-	{ "{\"custom_id\":\"b8\"," COMPLETION "{\"prompt\":\"x\",\"messages\":[]}}", "messages", "nothing here takes 'messages'" },
-	{ "{\"custom_id\":\"b9\"," COMPLETION "{\"prompt\":\"x\",\"n\":0}}", "n", "n is 0: it must be a whole number from 1 to 128" },
-	{ "{\"custom_id\":\"n1\"," COMPLETION "{\"prompt\":\"x\",\"n\":-1}}", "n", "n is -1" },
-	{ "{\"custom_id\":\"n2\"," COMPLETION "{\"prompt\":\"x\",\"n\":129}}", "n", "n is 129" },
-	{ "{\"custom_id\":\"n3\"," COMPLETION "{\"prompt\":\"x\",\"n\":1e9}}", "n", "n is 1e9" },
-	{ "{\"custom_id\":\"n4\"," COMPLETION "{\"prompt\":\"x\",\"n\":1000000000}}", "n", "n is 1000000000" },
-	{ "{\"custom_id\":\"n5\"," COMPLETION "{\"prompt\":\"x\",\"n\":1.5}}", "n", "n is 1.5" },
-	{ "{\"custom_id\":\"n6\"," COMPLETION "{\"prompt\":\"x\",\"n\":\"2\"}}", "n", "n is a string" },
-	{ "{\"custom_id\":\"n7\"," CHAT "{\"messages\":[{\"role\":\"u\",\"content\":\"x\"}],\"n\":true}}", "n", "n is true" },
-	{ "{\"custom_id\":\"n8\"," COMPLETION "{\"prompt\":\"x\",\"n\":2,\"best_of\":3}}", "best_of", "nothing here takes best_of" },
-	{ "{\"custom_id\":\"p1\"," COMPLETION "{\"prompt\":\"x\",\"priority\":0.5}}", "priority", "priority is 0.5" },
-	{ "{\"custom_id\":\"p2\"," COMPLETION "{\"prompt\":\"x\",\"priority\":\"high\"}}", "priority", "priority is a string" },
-	{ "{\"custom_id\":\"p3\"," COMPLETION "{\"prompt\":\"x\",\"priority\":-9223372036854775808}}", "priority", "above -2^63" },
-	{ "{\"custom_id\":\"s1\"," COMPLETION "{\"prompt\":\"x\",\"cache_salt\":\"\"}}", "cache_salt", "at least one character" },
-	{ "{\"custom_id\":\"s2\"," COMPLETION "{\"prompt\":\"x\",\"cache_salt\":7}}", "cache_salt", "cache_salt is 7" },
-	{ "{\"custom_id\":\"s3\"," COMPLETION "{\"prompt\":\"x\",\"cache_salt\":[\"a\"]}}", "cache_salt", "an array" },
-	{ "{\"custom_id\":\"s4\"," COMPLETION "{\"prompt\":\"x\",\"timeout\":1}}", "timeout", "nothing here takes 'timeout'" },
-	{ "{\"custom_id\":\"b10\"," COMPLETION "{\"prompt\":\"x\",\"stream\":true}}", "stream", "stream" },
-	{ "{\"custom_id\":\"b11\"," COMPLETION "{\"prompt\":\"x\",\"echo\":true}}", "echo", "echo" },
-	{ "{\"custom_id\":\"b12\"," COMPLETION "{\"prompt\":\"x\",\"presence_penalty\":0.5}}", "presence_penalty", "nothing here" },
-	{ "{\"custom_id\":\"b13\"," COMPLETION "{\"prompt\":\"x\",\"temperature\":-0.1}}", "temperature", "-0.1" },
-	{ "{\"custom_id\":\"b14\"," COMPLETION "{\"prompt\":\"x\",\"temperature\":\"1\"}}", "temperature", "a string" },
-	{ "{\"custom_id\":\"b15\"," COMPLETION "{\"prompt\":\"x\",\"top_p\":0}}", "top_p", "above 0" },
-	{ "{\"custom_id\":\"b16\"," COMPLETION "{\"prompt\":\"x\",\"top_p\":1.01}}", "top_p", "1.01" },
-	{ "{\"custom_id\":\"b17\"," COMPLETION "{\"prompt\":\"x\",\"top_k\":-2}}", "top_k", "-1 or more" },
-	{ "{\"custom_id\":\"b18\"," COMPLETION "{\"prompt\":\"x\",\"top_k\":1.5}}", "top_k", "1.5" },
-	{ "{\"custom_id\":\"b19\"," COMPLETION "{\"prompt\":\"x\",\"min_p\":2}}", "min_p", "0 to 1" },
-	{ "{\"custom_id\":\"b20\"," COMPLETION "{\"prompt\":\"x\",\"max_tokens\":0}}", "max_tokens", "1 or more" },
-	{ "{\"custom_id\":\"b21\"," COMPLETION "{\"prompt\":\"x\",\"seed\":9223372036854775808}}", "seed", "below 2^63" },
-	{ "{\"custom_id\":\"b22\"," COMPLETION "{\"prompt\":\"x\",\"seed\":1.0}}", "seed", "1.0" },
-	{ "{\"custom_id\":\"b23\"," COMPLETION "{\"prompt\":\"x\",\"stop\":\"\"}}", "stop", "at least one character" },
-	{ "{\"custom_id\":\"b24\"," COMPLETION "{\"prompt\":\"x\",\"stop\":[\"a\",1]}}", "stop", "a list of such texts" },
-	{ "{\"custom_id\":\"b25\"," COMPLETION "{\"prompt\":\"x\",\"logprobs\":21}}", "logprobs", "0 to 20" },
-	{ "{\"custom_id\":\"b26\"," COMPLETION "{\"prompt\":\"x\",\"logprobs\":true}}", "logprobs", "true" },
-	{ "{\"custom_id\":\"b27\"," COMPLETION "{\"prompt\":\"x\",\"prompt_logprobs\":-1}}", "prompt_logprobs", "-1" },
-	{ "{\"custom_id\":\"b28\"," COMPLETION "{\"prompt\":\"x\",\"ignore_eos\":1}}", "ignore_eos", "true or false" },
-	{ "{\"custom_id\":\"b29\"," COMPLETION "{\"prompt\":[\"x\",\"y\"]}}", "prompt", "several prompts" },
-	{ "{\"custom_id\":\"b30\"," COMPLETION "{\"prompt\":[]}}", "prompt", "empty" },
-	{ "{\"custom_id\":\"b31\"," COMPLETION "{\"prompt\":[1,2147483648]}}", "prompt", "prompt[1] is no token id" },
-	{ "{\"custom_id\":\"b32\"," COMPLETION "{\"prompt\":[-1]}}", "prompt", "prompt[0] is no token id" },
-	{ "{\"custom_id\":\"b33\"," COMPLETION "{\"prompt\":{}}}", "prompt", "an object" },
-	{ "{\"custom_id\":\"b34\"," COMPLETION "{\"prompt\":\"\"}}", NULL, "the fake engine refuses" },
-	{ "{\"custom_id\":\"b35\"," COMPLETION "{\"prompt\":\"REFUSE\"}}", NULL, "the fake engine refuses" },
-	{ "{\"custom_id\":\"b36\"," CHAT "{}}", "messages", "no messages" },
-	{ "{\"custom_id\":\"b37\"," CHAT "{\"messages\":[]}}", "messages", "at least one message" },
-	{ "{\"custom_id\":\"b38\"," CHAT "{\"messages\":[{\"role\":\"user\"}]}}", "messages", "messages[0].content" },
-	{ "{\"custom_id\":\"b39\"," CHAT "{\"messages\":[{\"content\":\"x\"}]}}", "messages", "messages[0].role" },
-	{ "{\"custom_id\":\"b40\"," CHAT "{\"messages\":[{\"role\":\"u\",\"content\":[{\"type\":\"image_url\"}]}]}}", "messages", "text alone" },
-	{ "{\"custom_id\":\"b41\"," CHAT "{\"messages\":[{\"role\":\"u\",\"content\":\"x\",\"name\":\"n\"}]}}", "messages", "'name'" },
-	{ "{\"custom_id\":\"b42\"," CHAT "{\"messages\":[{\"role\":\"u\",\"content\":\"x\"}],\"top_logprobs\":2}}", "top_logprobs", "needs logprobs" },
-	{ "{\"custom_id\":\"b43\"," CHAT "{\"messages\":[{\"role\":\"u\",\"content\":\"x\"}],\"max_tokens\":1,\"max_completion_tokens\":2}}",
-		"max_tokens", "mean the same" },
-	{ "{\"custom_id\":\"b44\"," CHAT "{\"messages\":[{\"role\":\"u\",\"content\":\"x\"}],\"logprobs\":1}}", "logprobs", "true or false" },
-	{ "{\"custom_id\":\"b45\"," CHAT "{\"messages\":[{\"role\":\"u\",\"content\":[]}]}}", "messages", "empty list" },
-	{ "{\"custom_id\":\"b46\"," COMPLETION "{\"prompt\":\"x\",\"model\":1}}", "model", "model is 1" },
-};
-#define N_BAD (sizeof(bad_lines) / sizeof(bad_lines[0]))
-
-static void bad_lines_harm_no_other(void **state)
-{
-	struct fixture *f = *state;
-	struct json_buf b = { 0 };
-	char line[200];
-
-	for (size_t i = 0; i < N_BAD; i++) {
-		snprintf(line, sizeof(line), "{\"custom_id\":\"good-%zu\"," COMPLETION "{\"prompt\":\"ok\"}}\n", i);
-		json_put(&b, line);
-		json_put(&b, bad_lines[i].line);
-		json_put(&b, "\n");
-	}
-	assert_int_equal(run_text(f, b.s), NVLLM_EXIT_FAIL);
-	assert_int_equal(f->n_lines, 2 * N_BAD);
-	for (size_t i = 0; i < N_BAD; i++) {
-		assert_int_equal(status(f, 2 * (int)i), 200);
-		assert_string_equal(text(json_get(choice(f, 2 * (int)i), "text")), "OK");
-		assert_refused(f, 2 * (int)i + 1, bad_lines[i].param, bad_lines[i].why);
-	}
-	assert_true(cJSON_IsNull(json_get(f->lines[1], "custom_id")));
-	json_buf_free(&b);
-}
-
 static void engine_errors_are_the_engines(void **state)
 {
 	struct fixture *f = *state;
@@ -295,48 +159,6 @@ static void engine_errors_are_the_engines(void **state)
 	assert_string_equal(text(json_get(json_get(body(f, 0), "error"), "message")), "the fake engine fails");
 	assert_string_equal(text(json_get(json_get(body(f, 0), "error"), "type")), "server_error");
 	assert_int_equal(status(f, 1), 200);
-}
-
-static void no_chat_template_is_said(void **state)
-{
-	struct fixture *f = *state;
-
-	f->engine.info.has_chat = 0;
-	assert_int_equal(run_text(f, "{\"custom_id\":\"a\"," CHAT "{\"messages\":[{\"role\":\"u\",\"content\":\"x\"}]}}"),
-		NVLLM_EXIT_FAIL);
-	assert_refused(f, 0, "url", "no chat template");
-}
-
-static void lines_of_all_shapes(void **state)
-{
-	struct fixture *f = *state;
-	struct json_buf b = { 0 };
-
-	f->conf.max_line = 1024;
-	json_put(&b, "\n  \t\r\n{\"custom_id\":\"a\"," COMPLETION "{\"prompt\":\"x\"}}\r\n\n{\"custom_id\":\"long\",\"x\":\"");
-	for (int i = 0; i < 5000; i++)
-		json_put(&b, "y");
-	json_put(&b, "\"}\n{\"custom_id\":\"b\"," COMPLETION "{\"prompt\":\"no newline\"}}");
-	assert_int_equal(run_text(f, b.s), NVLLM_EXIT_FAIL);
-	assert_int_equal(f->n_lines, 3);
-	assert_int_equal(status(f, 0), 200);
-	assert_refused(f, 1, NULL, "more than 1024 bytes");
-	assert_string_equal(text(json_get(f->lines[2], "custom_id")), "b");
-	assert_int_equal(run_text(f, ""), NVLLM_EXIT_OK);
-	assert_int_equal(f->n_lines, 0);
-	json_buf_free(&b);
-}
-
-static void zero_bytes_are_refused(void **state)
-{
-	struct fixture *f = *state;
-
-	spit(f->in, "{\"custom_id\":\"a\0b\"}\n\0\n", 22);
-	assert_int_equal(run(f), NVLLM_EXIT_FAIL);
-	read_output(f);
-	assert_int_equal(f->n_lines, 2);
-	assert_refused(f, 0, NULL, "cannot be read as JSON");
-	assert_refused(f, 1, NULL, "cannot be read as JSON");
 }
 
 /* ---- interruption ---- */
@@ -572,16 +394,10 @@ int main(void)
 		T(keeps_max_inflight),
 		T(completion_has_what_was_asked_for),
 		T(chat_has_what_was_asked_for),
-		T(defaults_are_those_of_the_api),
 		T(several_choices_are_one_answer),
 		T(the_most_choices),
-		T(priority_and_salt_reach_the_engine),
 		T(choices_that_end_badly),
-		T(bad_lines_harm_no_other),
 		T(engine_errors_are_the_engines),
-		T(no_chat_template_is_said),
-		T(lines_of_all_shapes),
-		T(zero_bytes_are_refused),
 		T(zero_bytes_are_kept),
 		T(resumes_after_interruption),
 		T(a_torn_record_is_done_again),

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* test_cpu.c - the CPU device through its vtable alone, with every instruction set this
  * machine has: products against double precision, the reproducibility rule bit by bit,
- * known blocks, threads and refusals. */
+ * threads and refusals. */
 #include <stdatomic.h>
 
 #include "test_cpu.h"
@@ -195,78 +195,6 @@ static void bad_numbers_stay_in_their_row(void **state)
 	}
 }
 
-/* ---- blocks with known values ---- */
-
-static uint8_t *read_file(const char *name, size_t *len)
-{
-	char path[256];
-	uint8_t *p = malloc(1 << 16);
-	FILE *f;
-
-	snprintf(path, sizeof(path), "tests/data/blocks/%s", name);
-	f = fopen(path, "rb");
-	if (!f)
-		fail_msg("%s is missing (run from the source root)", path);
-	*len = fread(p, 1, 1 << 16, f);
-	fclose(f);
-	return p;
-}
-
-/* The table as rows, read by embed, and as one vector, decoded by upload. */
-static void check_blocks(struct dev *dev, const char *type, int dtype)
-{
-	char name[64];
-	size_t len, npy;
-	uint8_t *raw, *file;
-	int64_t block, size, cols;
-	int32_t tokens[] = { 0, 1 };
-	struct nvllm_batch b = { .size = sizeof(b), .n_tokens = 2, .tokens = tokens };
-
-	snprintf(name, sizeof(name), "%s.bin", type);
-	raw = read_file(name, &len);
-	snprintf(name, sizeof(name), "%s.f32.npy", type);
-	file = read_file(name, &npy);
-	block = nvllm_dtype_block(dtype, &size);
-	cols = (int64_t)len / size * block / 2;
-	assert_int_equal(npy, 128 + cols * 2 * 4);
-	for (int rows = 1; rows <= 2; rows++) {
-		struct nvllm_tensor t = { .rows = rows, .cols = cols * 2 / rows, .dtype = dtype,
-			.planes = 1 };
-		struct nvllm_tensor y = matrix(2, cols, 0);
-		int64_t bytes = vt->store(dev->d, &t);
-
-		assert_true(bytes > 0);
-		t.data = vt->alloc(dev->d, bytes);
-		assert_int_equal(vt->upload(dev->d, &t, 0, 0, rows, raw, dtype,
-			(int64_t)len / rows), 0);
-		if (rows == 2)
-			assert_int_equal(vt->kernels->embed(dev->d, NULL, y, t, 0, &b, 1), 0);
-		else
-			assert_int_equal(t.dtype, NVLLM_F32);
-		assert_memory_equal(rows == 2 ? y.data : t.data, file + 128, cols * 2 * 4);
-		vt->free(dev->d, t.data);
-		free(y.data);
-	}
-	free(raw), free(file);
-}
-
-static void blocks_have_their_values(void **state)
-{
-	static const struct { const char *type; int dtype; } types[] = {
-		{ "F16", NVLLM_F16 }, { "BF16", NVLLM_BF16 }, { "Q4_0", NVLLM_Q4_0 },
-		{ "Q4_1", NVLLM_Q4_1 }, { "Q8_0", NVLLM_Q8_0 },
-	};
-	struct dev dev;
-
-	for (int isa = SCALAR; isa < N_ISA; isa++) {
-		if (!open_isa(&dev, 1, isa, AUTO))
-			continue;
-		for (int i = 0; i < N(types); i++)
-			check_blocks(&dev, types[i].type, types[i].dtype);
-		close_dev(&dev);
-	}
-}
-
 /* ---- rounded activations, alone ---- */
 
 /* One block, one row of the weight 1 at element k and 0 elsewhere: q of element k comes
@@ -449,7 +377,7 @@ static void parallel_for_covers_once(void **state)
 
 static void refuses_with_a_sentence(void **state)
 {
-	struct nvllm_tensor t = { .rows = 4, .cols = 256, .dtype = NVLLM_Q6_K, .planes = 1 };
+	struct nvllm_tensor t = { .rows = 4, .cols = 256, .dtype = NVLLM_I32, .planes = 1 };
 	struct nvllm_tensor x = matrix(2, 64, 0), y = matrix(2, 8, 0), v = matrix(1, 64, 0);
 	struct nvllm_norm norm = { .size = sizeof(norm), .w = v };
 	struct nvllm_logprobs lp = { .size = sizeof(lp), .tokens = (const int32_t[]){ 0, 64 } };
@@ -465,7 +393,13 @@ static void refuses_with_a_sentence(void **state)
 	t.dtype = 99;
 	REFUSED(NVLLM_ENOTSUP, "99", vt->store(dev.d, &t));
 	t.dtype = NVLLM_Q4_0, t.cols = 100;
-	REFUSED(NVLLM_EINVAL, "block", vt->store(dev.d, &t));
+	REFUSED(NVLLM_EINVAL, "blocks of 32", vt->store(dev.d, &t));
+	t.dtype = NVLLM_Q4_K, t.cols = 576;
+	REFUSED(NVLLM_EINVAL, "Q4_K", vt->store(dev.d, &t));
+	REFUSED(NVLLM_EINVAL, "blocks of 256", vt->store(dev.d, &t));
+	t.rows = 1;
+	REFUSED(NVLLM_EINVAL, "blocks of 256", vt->store(dev.d, &t));
+	t.rows = 4;
 	t.dtype = NVLLM_F32, t.cols = 1024, t.rows = INT64_MAX / 1024;
 	REFUSED(NVLLM_EINVAL, "larger", vt->store(dev.d, &t));
 	w = make_weight(&dev, NVLLM_Q8_0, 8, 64), data = w.t.data;
@@ -476,7 +410,7 @@ static void refuses_with_a_sentence(void **state)
 	REFUSED(NVLLM_EINVAL, "bias", vt->kernels->linear(dev.d, NULL, y, x, w.t, &v, 0));
 	w.t.layout = 7;
 	REFUSED(NVLLM_ENOTSUP, "layout", vt->kernels->linear(dev.d, NULL, y, x, w.t, NULL, 0));
-	w.t.layout = 0, w.t.dtype = NVLLM_Q6_K;
+	w.t.layout = 0, w.t.dtype = NVLLM_F8_E4M3;
 	REFUSED(NVLLM_ENOTSUP, "linear", vt->kernels->linear(dev.d, NULL, y, x, w.t, NULL, 0));
 	w.t.dtype = NVLLM_Q8_0, x.dtype = NVLLM_F16;
 	REFUSED(NVLLM_ENOTSUP, "f32", vt->kernels->linear(dev.d, NULL, y, x, w.t, NULL, 0));
@@ -540,6 +474,14 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(isa_is_what_was_asked),
 		cmocka_unit_test(blocks_have_their_values),
+		cmocka_unit_test(any_bytes_are_rows),
+		cmocka_unit_test(decoded_forms_multiply),
+		cmocka_unit_test(planes_are_apart),
+		cmocka_unit_test(moe_is_right),
+		cmocka_unit_test(moe_gives_the_same_bits),
+		cmocka_unit_test(moe_meets_odd_rows),
+		cmocka_unit_test(moe_breaks_ties_low),
+		cmocka_unit_test(moe_refuses),
 		cmocka_unit_test(linear_is_right),
 		cmocka_unit_test(rows_do_not_meet),
 		cmocka_unit_test(bad_numbers_stay_in_their_row),

@@ -56,14 +56,33 @@ struct weight {
 	double *value; /* [rows][cols] */
 };
 
-extern const int dtypes[6];
+extern const int dtypes[6]; /* the floats, and those with products of their own */
+#define N_MORE 20
+extern const int more_dtypes[N_MORE]; /* those that are decoded on the way */
+/* A row of any type as float, by way of the device. */
+void decode_row(struct dev *, int dtype, const uint8_t *raw, int64_t cols, float *y);
 int  is_blocks(int dtype);
 struct weight make_weight(struct dev *, int dtype, int64_t rows, int64_t cols);
 /* The same from rows that exist, `stride` bytes apart. */
 uint8_t *random_weight(int dtype, int64_t rows, int64_t cols);
 struct weight put_weight(struct dev *, int dtype, int64_t rows, int64_t cols, const uint8_t *raw,
 	int64_t stride);
+/* value: [planes][rows][cols]. */
+struct weight make_planes(struct dev *, int dtype, int planes, int64_t rows, int64_t cols);
 void free_weight(struct dev *, struct weight *);
+
+/* test_cpu_blocks.c */
+void blocks_have_their_values(void **state);
+void any_bytes_are_rows(void **state);
+void decoded_forms_multiply(void **state);
+void planes_are_apart(void **state);
+
+/* test_cpu_moe.c */
+void moe_is_right(void **state);
+void moe_gives_the_same_bits(void **state);
+void moe_meets_odd_rows(void **state);
+void moe_breaks_ties_low(void **state);
+void moe_refuses(void **state);
 
 /* test_cpu_kernels.c */
 void kernels_are_right(void **state);

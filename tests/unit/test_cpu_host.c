@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* test_cpu_host.c - a host for the device, and numbers for its tests: the stored formats
- * are read here in double precision, from their description alone. */
+/* test_cpu_host.c - a host for the device, and numbers for its tests: the common formats
+ * are read here in double precision, from their description alone; the others have known
+ * values in test_cpu_blocks.c. */
 #include <dlfcn.h>
 
 #include "test_cpu.h"
@@ -194,6 +195,72 @@ int is_blocks(int dtype)
 	return dtype >= NVLLM_Q4_0;
 }
 
+const int more_dtypes[N_MORE] = { NVLLM_Q5_0, NVLLM_Q5_1, NVLLM_Q2_K, NVLLM_Q3_K, NVLLM_Q4_K,
+	NVLLM_Q5_K, NVLLM_Q6_K, NVLLM_Q8_K, NVLLM_IQ1_S, NVLLM_IQ1_M, NVLLM_IQ2_XXS, NVLLM_IQ2_XS,
+	NVLLM_IQ2_S, NVLLM_IQ3_XXS, NVLLM_IQ3_S, NVLLM_IQ4_NL, NVLLM_IQ4_XS, NVLLM_MXFP4,
+	NVLLM_TQ1_0, NVLLM_TQ2_0 };
+
+static int is_usual(int dtype) /* one of dtypes */
+{
+	for (int i = 0; i < N(dtypes); i++)
+		if (dtypes[i] == dtype)
+			return 1;
+	return 0;
+}
+
+/* Where a block has its halves; -1 = no such. */
+static const int scale_at[N_MORE][2] = { { 0, -1 }, { 0, 2 }, { 80, 82 }, { 108, -1 }, { 0, 2 },
+	{ 0, 2 }, { 208, -1 }, { -1, -1 }, { 0, -1 }, { -1, -1 }, { 0, -1 }, { 0, -1 }, { 0, -1 },
+	{ 0, -1 }, { 0, -1 }, { 0, -1 }, { 0, -1 }, { -1, -1 }, { 52, -1 }, { 64, -1 } };
+
+static void usual_scales(int dtype, uint8_t *block)
+{
+	const float f = uniform();
+	int i = 0;
+
+	while (more_dtypes[i] != dtype)
+		i++;
+	for (int k = 0; k < 2; k++)
+		if (scale_at[i][k] >= 0)
+			block[scale_at[i][k] + 1] = (uint8_t)((bits() & 0x83) | 0x20);
+	if (dtype == NVLLM_Q8_K)
+		memcpy(block, &f, 4);
+	if (dtype == NVLLM_MXFP4)
+		block[0] = (uint8_t)(118 + bits() % 8);
+	if (dtype == NVLLM_IQ1_M) /* the top nibble of d, over that of the fourth scale */
+		block[55] = (uint8_t)((block[55] & 0x0f) | 0x20);
+}
+
+void decode_row(struct dev *dev, int dtype, const uint8_t *raw, int64_t cols, float *y)
+{
+	struct nvllm_tensor t = { .rows = 1, .cols = cols, .dtype = dtype, .planes = 1 };
+	int64_t bytes = vt->store(dev->d, &t);
+
+	assert_true(bytes >= cols * 4);
+	t.data = vt->alloc(dev->d, bytes);
+	assert_int_equal(vt->upload(dev->d, &t, 0, 0, 1, raw, dtype,
+		nvllm_row_bytes(dtype, cols)), 0);
+	memcpy(y, t.data, (size_t)cols * 4);
+	vt->free(dev->d, t.data);
+}
+
+static double *values_of(struct dev *dev, int dtype, int64_t rows, int64_t cols,
+	const uint8_t *raw, int64_t stride)
+{
+	double *value = malloc((size_t)(rows * cols + 1) * sizeof(double));
+	float *row = malloc((size_t)(cols + 1) * 4);
+
+	for (int64_t i = 0; i < rows && !is_usual(dtype); i++) {
+		decode_row(dev, dtype, raw + i * stride, cols, row);
+		for (int64_t k = 0; k < cols; k++)
+			value[i * cols + k] = row[k];
+	}
+	for (int64_t i = 0; i < rows * cols && is_usual(dtype); i++)
+		value[i] = element(dtype, raw + i / cols * stride, i % cols);
+	free(row);
+	return value;
+}
+
 /* Random bytes that make finite numbers of a usual size. */
 uint8_t *random_weight(int dtype, int64_t rows, int64_t cols)
 {
@@ -204,7 +271,9 @@ uint8_t *random_weight(int dtype, int64_t rows, int64_t cols)
 	(void)nvllm_dtype_block(dtype, &size);
 	for (int64_t i = 0; i < bytes; i++)
 		p[i] = (uint8_t)bits();
-	for (block = 0; block < bytes; block += size) {
+	for (block = 0; block < bytes && !is_usual(dtype); block += size)
+		usual_scales(dtype, p + block);
+	for (block = 0; block < bytes && is_usual(dtype); block += size) {
 		float f = uniform();
 
 		if (dtype == NVLLM_F32)
@@ -226,16 +295,14 @@ struct weight put_weight(struct dev *dev, int dtype, int64_t rows, int64_t cols,
 	const int64_t cut = rows / 3;
 	int64_t bytes = vt->store(dev->d, &w.t);
 
-	assert_true(bytes >= rows * cols / 2);
+	assert_true(bytes >= rows * nvllm_row_bytes(dtype, cols));
 	w.t.data = vt->alloc(dev->d, bytes);
 	assert_non_null(w.t.data);
 	assert_int_equal((uintptr_t)w.t.data % 256, 0);
 	assert_int_equal(vt->upload(dev->d, &w.t, 0, 0, cut, raw, dtype, stride), 0);
 	assert_int_equal(vt->upload(dev->d, &w.t, 0, cut, rows - cut, raw + cut * stride, dtype,
 		stride), 0);
-	w.value = malloc((size_t)(rows * cols + 1) * sizeof(double));
-	for (int64_t i = 0; i < rows * cols; i++)
-		w.value[i] = element(dtype, raw + i / cols * stride, i % cols);
+	w.value = values_of(dev, dtype, rows, cols, raw, stride);
 	return w;
 }
 
@@ -244,6 +311,21 @@ struct weight make_weight(struct dev *dev, int dtype, int64_t rows, int64_t cols
 	uint8_t *raw = random_weight(dtype, rows, cols);
 	struct weight w = put_weight(dev, dtype, rows, cols, raw, nvllm_row_bytes(dtype, cols));
 
+	free(raw);
+	return w;
+}
+
+struct weight make_planes(struct dev *dev, int dtype, int planes, int64_t rows, int64_t cols)
+{
+	const int64_t stride = nvllm_row_bytes(dtype, cols);
+	uint8_t *raw = random_weight(dtype, planes * rows, cols);
+	struct weight w = { .t = { .rows = rows, .cols = cols, .dtype = dtype, .planes = planes } };
+
+	w.t.data = vt->alloc(dev->d, vt->store(dev->d, &w.t));
+	for (int p = 0; p < planes; p++)
+		assert_int_equal(vt->upload(dev->d, &w.t, p, 0, rows,
+			raw + p * rows * stride, dtype, stride), 0);
+	w.value = values_of(dev, dtype, planes * rows, cols, raw, stride);
 	free(raw);
 	return w;
 }

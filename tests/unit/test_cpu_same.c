@@ -176,6 +176,9 @@ void linear_gives_the_same_bits(void **state)
 			}
 			for (int i = 0; i < N(dtypes); i++) /* wide enough for all threads */
 				one_linear(&s, dtypes[i], 6, 401, 192);
+			for (int i = 0; i < N_MORE && act == F32; i++)
+				one_linear(&s, more_dtypes[i], rows[bits() % N(rows)],
+					ns[bits() % N(ns)], 256 * (1 + bits() % 2));
 			same_close(&s);
 		}
 	}

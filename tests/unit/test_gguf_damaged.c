@@ -2,77 +2,15 @@
 /* tests/unit/test_gguf_damaged.c - damaged GGUF files: each is made from a small sound one
  * by one change, and is refused with a sentence that says what is wrong. */
 #include "gguf_host.h"
+#include "gguf_put.h"
 
 /* ---- a small sound file, and where its parts are ---- */
 
-struct mark { char name[96]; size_t at; };
-
-struct file {
-	uint8_t bytes[8192];
-	size_t n;
-	struct mark marks[160];
-	int n_marks;
-};
-
-static void put(struct file *f, const char *mark, const char *part, const void *p, size_t n)
-{
-	struct mark *m = &f->marks[f->n_marks++];
-
-	snprintf(m->name, sizeof(m->name), "%s%s", mark, part);
-	m->at = f->n;
-	memcpy(f->bytes + f->n, p, n);
-	f->n += n;
-}
-
-static void put_int(struct file *f, const char *mark, const char *part, uint64_t v, size_t n)
-{
-	put(f, mark, part, &v, n);
-}
-
-static void put_str(struct file *f, const char *mark, const char *part, const char *s)
-{
-	char of[96];
-
-	snprintf(of, sizeof(of), "%s len", part);
-	put_int(f, mark, of, strlen(s), 8);
-	put(f, mark, part, s, strlen(s));
-}
-
-/* size 0: a string. */
-static void put_kv(struct file *f, const char *key, uint32_t type, uint64_t v, size_t size,
-	const char *s)
-{
-	put_str(f, key, " key", key);
-	put_int(f, key, " type", type, 4);
-	if (size)
-		put_int(f, key, " value", v, size);
-	else
-		put_str(f, key, " value", s);
-}
-
-static void put_tensor(struct file *f, const char *name, int n_dims, uint64_t d0, uint64_t d1,
-	uint32_t type, uint64_t at)
-{
-	put_str(f, name, " name", name);
-	put_int(f, name, " dims", (uint64_t)n_dims, 4);
-	put_int(f, name, " d0", d0, 8);
-	if (n_dims > 1)
-		put_int(f, name, " d1", d1, 8);
-	put_int(f, name, " ggml", type, 4);
-	put_int(f, name, " offset", at, 8);
-}
-
 static void put_sound(struct file *f)
 {
-	static const float base = 10000;
 	static const char *const tokens[] = { "a", "bc", "" };
-	uint32_t bits;
 
-	memset(f, 0, sizeof(*f));
-	put(f, "magic", "", "GGUF", 4);
-	put_int(f, "version", "", 3, 4);
-	put_int(f, "n_tensors", "", 5, 8);
-	put_int(f, "n_kvs", "", 13, 8);
+	put_begin(f, 5, 13);
 	put_kv(f, "general.architecture", 8, 0, 0, "llama");
 	put_kv(f, "general.alignment", 4, 32, 4, NULL);
 	put_kv(f, "general.file", 10, 1ull << 40, 8, NULL);
@@ -80,8 +18,7 @@ static void put_sound(struct file *f)
 	put_kv(f, "llama.embedding_length", 2, 8, 2, NULL);
 	put_kv(f, "llama.attention.head_count", 0, 2, 1, NULL);
 	put_kv(f, "llama.attention.head_count_kv", 5, 1, 4, NULL);
-	memcpy(&bits, &base, 4);
-	put_kv(f, "llama.rope.freq_base", 6, bits, 4, NULL);
+	put_real(f, "llama.rope.freq_base", 10000);
 	put_kv(f, "general.name", 8, 0, 0, "none");
 	put_kv(f, "split.count", 2, 1, 2, NULL);
 	put_str(f, "tokens", " key", "tokenizer.ggml.tokens");
@@ -101,20 +38,7 @@ static void put_sound(struct file *f)
 	put_tensor(f, "blk.0.attn_q.bias", 1, 8, 0, 0, 320);
 	put_tensor(f, "blk.0.attn_k.weight", 2, 32, 4, 8, 352);
 	put_tensor(f, "output_norm.weight", 1, 8, 0, 0, 512);
-	while (f->n % 32)
-		f->n++;
-	put(f, "data", "", "", 0);
-	for (int i = 0; i < 544; i++)
-		f->bytes[f->n++] = (uint8_t)(i * 7);
-}
-
-static size_t mark_at(const struct file *f, const char *name)
-{
-	for (int i = 0; i < f->n_marks; i++)
-		if (!strcmp(f->marks[i].name, name))
-			return f->marks[i].at;
-	fail_msg("the test's own file has no '%s'", name);
-	return 0;
+	put_data(f, 544);
 }
 
 static volatile uint8_t sink;
@@ -155,6 +79,7 @@ static const struct pair sound_meta[] = {
 	{ "hidden_size", "8" }, { "num_attention_heads", "2" }, { "num_key_value_heads", "1" },
 	{ "head_dim", NULL }, { "vocab_size", "3" }, { "tie_word_embeddings", "true" },
 	{ "rope_theta", "10000" }, { "rope_scaling.rope_type", "linear" },
+	{ "attention_bias", "true" }, { "mlp_bias", NULL },
 	{ "rope_scaling.factor", "4" },
 	{ NULL, NULL },
 };
@@ -257,7 +182,11 @@ static const struct damage {
 	{ "general.alignment value", 4, 64, NULL, "no multiple of the alignment 64" },
 	{ "general.alignment type", 4, 5, NULL, "not an unsigned whole number" },
 	{ "general.alignment type", 4, 6, NULL, "not an unsigned whole number" },
-	{ "split.count value", 2, 3, NULL, "3 parts of a split model" },
+	{ "split.count value", 2, 3, NULL, "not named like one: rename it to NAME-00001-of-00003.gguf" },
+	{ "split.count value", 2, 0, NULL, NULL },
+	{ "split.count value", 2, 65535, NULL, "'split.count' is 65535, up to 1024" },
+	{ "split.count type", 4, 7, NULL, "damaged" },
+	{ "split.count type", 4, 3, NULL, NULL },
 	{ "tokens of", 4, 9, NULL, "array of arrays" },
 	{ "tokens of", 4, 13, NULL, "value type 13" },
 	{ "tokens of", 4, 10, NULL, "damaged" },

@@ -416,9 +416,38 @@ static void buffer_grows(void **state)
 	assert_null(b.s);
 }
 
+/* A string by itself may hold a NUL. */
+static void test_string(void **state)
+{
+	static const struct { const char *json, *text; size_t len; } good[] = {
+		{ "\"\"", "", 0 }, { "  \"a\"\t", "a", 1 }, { "\"x\\u0000y\"", "x\0y", 3 },
+		{ "\"\\\"\\\\\\/\\b\\f\\n\\r\\t\"", "\"\\/\b\f\n\r\t", 8 },
+		{ "\"\\ud83d\\ude00\\u00e9\"", "\xF0\x9F\x98\x80\xC3\xA9", 6 },
+	};
+	static const char *const bad[] = { "", "1", "\"a", "\"a\" b", "\"\\ud83d\"", "\"\\u00\"", "\"\x01\"", "\"\xff\"", "[\"a\"]" };
+
+	for (size_t i = 0; i < sizeof(good) / sizeof(*good); i++) {
+		struct json_buf b = { 0 };
+
+		assert_int_equal(json_string(good[i].json, strlen(good[i].json), &b, NULL), 0);
+		assert_int_equal(b.len, good[i].len);
+		assert_memory_equal(b.s ? b.s : "", good[i].text, b.len);
+		json_buf_free(&b);
+	}
+	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+		struct json_buf b = { 0 };
+		struct json_error err;
+
+		assert_int_equal(json_string(bad[i], strlen(bad[i]), &b, &err), -1);
+		assert_true(*err.why);
+		json_buf_free(&b);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_string),
 		cmocka_unit_test(refuses_what_is_no_json),
 		cmocka_unit_test(takes_what_is_json),
 		cmocka_unit_test(says_the_line),

@@ -29,8 +29,8 @@ static void test_llama3(void **state)
 	assert_int_equal(f.cols, 32);
 	assert_int_equal(s->ref.vt->read(s->ref.loader, "rope_freqs.weight", 0, 0, 1, factor), 0);
 	plain.scaling = NVLLM_ROPE_DEFAULT;
-	assert_int_equal(rope_table(&llama3, NULL, scaled, &mscale), 0);
-	assert_int_equal(rope_table(&plain, NULL, base, &mscale), 0);
+	assert_int_equal(rope_table(&llama3, 0, NULL, scaled, &mscale), 0);
+	assert_int_equal(rope_table(&plain, 0, NULL, base, &mscale), 0);
 	for (int i = 0; i < 32; i++)
 		assert_true(fabsf(base[i] / scaled[i] - factor[i]) < 1e-5f * factor[i]);
 	/* all three bands are there: untouched, mixed, slowed by the whole factor */
@@ -45,13 +45,64 @@ static void test_default_and_linear(void **state)
 	float f[4];
 	double mscale;
 
-	assert_int_equal(rope_table(&r, NULL, f, &mscale), 0);
+	assert_int_equal(rope_table(&r, 0, NULL, f, &mscale), 0);
 	for (int i = 0; i < 4; i++)
 		assert_true(fabs((double)f[i] - pow(10, -i)) < 1e-6 * pow(10, -i));
 	r.scaling = NVLLM_ROPE_LINEAR;
 	r.factor = 4;
-	assert_int_equal(rope_table(&r, NULL, f, &mscale), 0);
+	assert_int_equal(rope_table(&r, 0, NULL, f, &mscale), 0);
 	assert_true(fabsf(f[0] - 0.25f) < 1e-7f);
+	assert_true(mscale == 1);
+}
+
+/* Up to the original length nothing changes; beyond it the base grows (the figures by the
+ * formula of transformers' _compute_dynamic_ntk_parameters). */
+static void test_dynamic(void **state)
+{
+	struct nvllm_rope r = { .size = sizeof(r), .dims = 8, .theta = 10000, .scaling = NVLLM_ROPE_DYNAMIC, .factor = 2,
+		.original_len = 1000 };
+	double base = 10000 * pow(2 * 3000 / 1000.0 - 1, 8 / 6.0), mscale;
+	float f[4];
+
+	assert_int_equal(rope_table(&r, 500, NULL, f, &mscale), 0);
+	assert_true(fabsf(f[1] - 0.1f) < 1e-7f);
+	assert_int_equal(rope_table(&r, 3000, NULL, f, &mscale), 0);
+	for (int i = 0; i < 4; i++)
+		assert_true(fabs((double)f[i] * pow(base, i / 4.0) - 1) < 1e-5);
+}
+
+/* Fast dimensions stay, slow ones are divided by the factor, in between they fall from one
+ * to the other; cos and sin grow by 0.1 ln(factor) + 1. */
+static void test_yarn(void **state)
+{
+	struct nvllm_rope r = { .size = sizeof(r), .dims = 128, .theta = 1e6, .scaling = NVLLM_ROPE_YARN, .factor = 4,
+		.beta_fast = 32, .beta_slow = 1, .original_len = 32768 };
+	float f[64], plain[64], last = 1;
+	double mscale, low, high;
+
+	assert_int_equal(rope_table(&r, 0, NULL, f, &mscale), 0);
+	assert_true(fabs(mscale - (0.1 * log(4) + 1)) < 1e-12);
+	r.scaling = NVLLM_ROPE_DEFAULT;
+	assert_int_equal(rope_table(&r, 0, NULL, plain, &mscale), 0);
+	/* dimension d turns n times in L tokens where d = dims ln(L / (2 pi n)) / (2 ln theta) */
+	low = floor(128 * log(32768 / (32 * 2 * 3.14159265358979)) / (2 * log(1e6)));
+	high = ceil(128 * log(32768 / (2 * 3.14159265358979)) / (2 * log(1e6)));
+	for (int i = 0; i < 64; i++) {
+		float ratio = f[i] / plain[i];
+		double mix = ((double)i - low) / (high - low), want = mix < 0 ? 0 : mix > 1 ? 1 : mix;
+
+		assert_true(fabs((double)ratio - (want / 4 + 1 - want)) < 1e-5);
+		assert_true(ratio <= last + 1e-6f);
+		last = ratio;
+	}
+	assert_true(f[0] == plain[0] && fabsf(f[63] / plain[63] - 0.25f) < 1e-6f);
+	r.scaling = NVLLM_ROPE_YARN;
+	r.attention_factor = 1.5;
+	assert_int_equal(rope_table(&r, 0, NULL, f, &mscale), 0);
+	assert_true(mscale == 1.5);
+	r.attention_factor = 0;
+	r.mscale = r.mscale_all_dim = 0.7;
+	assert_int_equal(rope_table(&r, 0, NULL, f, &mscale), 0);
 	assert_true(mscale == 1);
 }
 
@@ -61,15 +112,17 @@ static void test_refusals(void **state)
 	float f[8];
 	double mscale;
 
-	assert_int_equal(rope_table(&r, NULL, f, &mscale), NVLLM_EINVAL);
+	assert_int_equal(rope_table(&r, 0, NULL, f, &mscale), NVLLM_EINVAL);
 	r.dims = 8;
 	r.scaling = NVLLM_ROPE_YARN;
 	r.factor = 2;
-	assert_int_equal(rope_table(&r, NULL, f, &mscale), NVLLM_ENOTSUP);
+	assert_int_equal(rope_table(&r, 0, NULL, f, &mscale), NVLLM_EINVAL);
 	assert_non_null(strstr(fail_text(), "yarn"));
+	r.scaling = 7;
+	assert_int_equal(rope_table(&r, 0, NULL, f, &mscale), NVLLM_EINVAL);
 	r.scaling = NVLLM_ROPE_LINEAR;
 	r.factor = 0;
-	assert_int_equal(rope_table(&r, NULL, f, &mscale), NVLLM_EINVAL);
+	assert_int_equal(rope_table(&r, 0, NULL, f, &mscale), NVLLM_EINVAL);
 }
 
 int main(void)
@@ -77,6 +130,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_llama3),
 		cmocka_unit_test(test_default_and_linear),
+		cmocka_unit_test(test_dynamic),
+		cmocka_unit_test(test_yarn),
 		cmocka_unit_test(test_refusals),
 	};
 

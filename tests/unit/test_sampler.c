@@ -1,237 +1,27 @@
 /* SPDX-License-Identifier: MIT */
-/* The samplers greedy and topk_topp: against exact distributions of a reference run
- * (tests/data/sampling), against a plain twin that sorts, and at the edges; and the
- * cache policy none, which has nothing to it. */
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-
-#include <cmocka.h>
-
+/* The samplers greedy and topk_topp: against a plain twin that sorts, and at the edges; and
+ * the cache policy none, which has nothing to it. test_sampler_known.c has the exact
+ * distributions of a reference run. */
 #include <nvllm/cache.h>
-#include <nvllm/random.h>
-#include <nvllm/sampler.h>
 
-#include "fake_device.h"
-
-#define DATA "tests/data/sampling/"
-#define ROWS 64
-#define COUNT(a) ((int)(sizeof(a) / sizeof((a)[0])))
-
-/* ---- an instance ---- */
-
-struct rig {
-	struct fake_host host;
-	struct nvllm_device dev;
-	struct nvllm_sampler_env env;
-	const struct nvllm_sampler_vt *vt;
-	struct nvllm_sampler *s;
-	void *workspace;
-};
-
-static void rig_open(struct rig *r, const char *plugin, int64_t vocab, int n_workers)
-{
-	const struct nvllm_component *c = fake_plugin(plugin);
-
-	assert_non_null(c);
-	assert_int_equal(c->kind, NVLLM_KIND_SAMPLER);
-	memset(r, 0, sizeof(*r));
-	fake_host_init(&r->host);
-	fake_device_init(&r->dev, n_workers, "scalar");
-	r->env = (struct nvllm_sampler_env){ .size = sizeof(r->env), .max_rows = ROWS,
-		.dev = &r->dev.ref, .vocab = vocab, .vocab_n = vocab };
-	r->vt = c->vt;
-	assert_int_equal(r->vt->create(&r->host.h, &r->env, NULL, &r->s), NVLLM_OK);
-	r->workspace = malloc((size_t)r->env.workspace_bytes + 1);
-	memset(r->workspace, 0xff, (size_t)r->env.workspace_bytes);
-}
-
-static void rig_close(struct rig *r)
-{
-	free(r->workspace);
-	fake_host_finish(&r->host);
-}
-
-static struct nvllm_sample_row plain_row(void)
-{
-	return (struct nvllm_sample_row){ .temperature = 1, .top_p = 1, .typical_p = 1,
-		.repetition = 1 };
-}
-
-/* Logits [n_rows][vocab] with stride 0 if all rows are the same one. */
-static void sample(struct rig *r, const float *x, int64_t stride,
-	const struct nvllm_sample_row *rows, int32_t n, int32_t *tokens)
-{
-	struct nvllm_tensor t = { .data = (void *)(uintptr_t)x, .rows = n, .cols = r->env.vocab,
-		.stride = stride, .planes = 1, .dtype = NVLLM_F32 };
-
-	for (int32_t i = 0; i < n; i++)
-		tokens[i] = -99;
-	assert_int_equal(r->vt->sample(r->s, NULL, t, rows, n, tokens, r->workspace), NVLLM_OK);
-	for (int32_t i = 0; i < n; i++)
-		assert_in_range(tokens[i], 0, r->env.vocab - 1);
-}
-
-static int32_t one(const char *plugin, const float *x, int64_t vocab, struct nvllm_sample_row row)
-{
-	struct rig r;
-	int32_t token;
-
-	rig_open(&r, plugin, vocab, 1);
-	sample(&r, x, 0, &row, 1, &token);
-	rig_close(&r);
-	return token;
-}
-
-/* ---- against the reference's distributions ---- */
-
-struct known {
-	char id[64], file[64];
-	struct nvllm_sample_row row;
-	int n;
-	int32_t *token;
-	double *prob;
-};
-
-static float *read_npy(const char *file, int64_t *n)
-{
-	char path[256], head[10];
-	FILE *f;
-	long size;
-	float *x;
-
-	snprintf(path, sizeof(path), DATA "%s", file);
-	f = fopen(path, "rb");
-	assert_non_null(f);
-	assert_int_equal(fread(head, 1, sizeof(head), f), sizeof(head));
-	fseek(f, 0, SEEK_END);
-	size = ftell(f) - (long)sizeof(head) - (head[8] & 0xff) - (head[9] & 0xff) * 256;
-	fseek(f, -size, SEEK_END);
-	x = malloc((size_t)size);
-	*n = size / (long)sizeof(float);
-	assert_int_equal(fread(x, sizeof(float), (size_t)*n, f), *n);
-	fclose(f);
-	return x;
-}
-
-/* The next case of the file; 0 at its end. */
-static int read_case(FILE *f, struct known *k)
-{
-	int c;
-
-	while ((c = fgetc(f)) == '#')
-		while ((c = fgetc(f)) != '\n')
-			assert_int_not_equal(c, EOF);
-	if (c == EOF)
-		return 0;
-	ungetc(c, f);
-	memset(k, 0, sizeof(*k));
-	k->row = plain_row();
-	assert_int_equal(fscanf(f, "%63s %63s %lf %ld %lf %lf %d", k->id, k->file,
-		&k->row.temperature, &k->row.top_k, &k->row.top_p, &k->row.min_p, &k->n), 7);
-	k->token = calloc((size_t)k->n, sizeof(*k->token));
-	k->prob = calloc((size_t)k->n, sizeof(*k->prob));
-	for (int i = 0; i < k->n; i++)
-		assert_int_equal(fscanf(f, "%d:%lf", &k->token[i], &k->prob[i]), 2);
-	assert_int_equal(fgetc(f), '\n');
-	return 1;
-}
-
-/* Pearson's statistic with cells below 5 pooled, against its mean and deviation. */
-static void check_counts(const struct known *k, const int *count, int draws)
-{
-	double x2 = 0, pool = 0, dof = -1, got = 0;
-
-	for (int i = 0; i < k->n; i++) {
-		double want = k->prob[i] * draws, have = count[k->token[i]];
-
-		if (want < 5) {
-			pool += want, got += have;
-			continue;
-		}
-		x2 += (have - want) * (have - want) / want;
-		dof++;
-	}
-	if (pool >= 5)
-		x2 += (got - pool) * (got - pool) / pool, dof++;
-	else
-		assert_true(got <= 20);
-	if (x2 > dof + 4.5 * sqrt(2 * dof + 1) + 4)
-		fail_msg("%s: chi-square %.1f with %.0f degrees of freedom", k->id, x2, dof);
-}
-
-/* Draws, and checks each against the number that decides it; counts in count[]. */
-static void draw_many(struct rig *r, const struct known *k, const float *x, int draws, int *count)
-{
-	struct nvllm_sample_row rows[ROWS];
-	int32_t tokens[ROWS];
-	int near = 0;
-
-	for (int at = 0; at < draws; at += ROWS) {
-		for (int i = 0; i < ROWS; i++) {
-			rows[i] = k->row;
-			rows[i].seed = 1234 + (uint64_t)(at + i) / 1000;
-			rows[i].position = (uint64_t)(at + i) % 1000;
-			rows[i].choice = (at + i) % 7;
-		}
-		sample(r, x, 0, rows, ROWS, tokens);
-		for (int i = 0; i < ROWS; i++) {
-			double u = nvllm_uniform(rows[i].seed, rows[i].choice, rows[i].position);
-			double sum = 0;
-			int j = 0;
-
-			for (; j < k->n && k->token[j] != tokens[i]; j++)
-				sum += k->prob[j];
-			if (j == k->n)
-				fail_msg("%s: token %d is not kept", k->id, tokens[i]);
-			if (u < sum - 1e-9 || u > sum + k->prob[j] + 1e-9)
-				fail_msg("%s: %.12g drew token %d, which has %.12g to %.12g", k->id,
-					u, tokens[i], sum, sum + k->prob[j]);
-			near += u < sum || u > sum + k->prob[j];
-			count[tokens[i]]++;
-		}
-	}
-	assert_true(near <= 1 + draws / 10000);
-}
-
-static void test_known(void **state)
-{
-	FILE *f = fopen(DATA "cases.txt", "r");
-	struct known k;
-	int cases = 0;
-
-	(void)state;
-	assert_non_null(f);
-	for (; read_case(f, &k); cases++) {
-		int draws = cases % 20 == 4 ? 100032 : 4800;
-		int64_t vocab;
-		float *x = read_npy(k.file, &vocab);
-		int *count = calloc((size_t)vocab, sizeof(*count));
-		struct rig r;
-
-		rig_open(&r, "sampler_topk_topp", vocab, 1);
-		r.dev.info.caps = NVLLM_DEV_HOST_MEM; /* no threads here: they are many calls */
-		draw_many(&r, &k, x, draws, count);
-		check_counts(&k, count, draws / ROWS * ROWS);
-		rig_close(&r);
-		free(x), free(count), free(k.token), free(k.prob);
-	}
-	fclose(f);
-	assert_int_equal(cases, 53);
-}
+#include "sampler_rig.h"
 
 /* ---- against a twin that sorts ---- */
 
-struct entry { double x, w; int32_t id; };
+struct entry { double x, w, d; int32_t id; };
 
 static int by_logit(const void *a, const void *b)
 {
 	const struct entry *p = a, *q = b;
 
 	return p->x != q->x ? (p->x < q->x ? 1 : -1) : p->id < q->id ? -1 : 1;
+}
+
+static int by_distance(const void *a, const void *b)
+{
+	const struct entry *p = a, *q = b;
+
+	return p->d != q->d ? (p->d > q->d ? 1 : -1) : by_logit(a, b);
 }
 
 static int by_id(const void *a, const void *b)
@@ -241,18 +31,70 @@ static int by_id(const void *a, const void *b)
 	return p->id < q->id ? -1 : p->id > q->id;
 }
 
+/* Penalties by counting all tokens anew for each logit. */
+static float twin_penalised(const struct nvllm_sample_row *row, const float *x, int id)
+{
+	double v = (double)x[id];
+	int seen = 0, count = 0;
+
+	for (int i = 0; i < row->n_tokens; i++) {
+		seen += row->tokens[i] == id;
+		count += i >= row->n_prompt && row->tokens[i] == id;
+	}
+	if (seen)
+		v = v > 0 ? v / row->repetition : v * row->repetition;
+	if (count)
+		v -= row->frequency * count + row->presence;
+	return (float)v;
+}
+
+/* The typical ones among e[0..kept), which are in the order of x: how many, and they come
+ * first; -1 where rounding may decide. */
+static int twin_typical(struct entry *e, int kept, double p)
+{
+	double sum = 0, h = 0, run = 0;
+	int n = 0;
+
+	for (int i = 0; i < kept; i++)
+		sum += e[i].w;
+	for (int i = 0; i < kept; i++)
+		h -= e[i].w > 0 ? e[i].w / sum * log(e[i].w / sum) : 0;
+	for (int i = 0; i < kept; i++)
+		e[i].d = e[i].w > 0 ? fabs(-log(e[i].w / sum) - h) : HUGE_VAL;
+	qsort(e, (size_t)kept, sizeof(*e), by_distance);
+	while (n < kept && run < p * sum) {
+		if (n && fabs(run - p * sum) < 1e-9 * sum)
+			return -1;
+		run += e[n++].w;
+	}
+	if (n < kept && fabs(run - p * sum) < 1e-9 * sum)
+		return -1;
+	for (; n < kept && e[n].x == e[n - 1].x; n++)
+		;
+	/* another logit as near, on the other side of the entropy */
+	for (int i = 0; i < kept; i++)
+		if (i >= n ? e[i].d - e[n - 1].d < 1e-9 * (1 + h) : e[n - 1].d - e[i].d < 0)
+			return -1;
+	return n;
+}
+
 /* The token the definition gives; -1 where rounding may decide. */
 static int32_t twin(const float *x, int n, const struct nvllm_sample_row *row, struct entry *e)
 {
 	double sum = 0, run = 0, u = nvllm_uniform(row->seed, row->choice, row->position);
 	int kept = 0, m = 0;
 
-	for (int i = 0; i < n; i++)
-		if (x[i] > -INFINITY)
-			e[m++] = (struct entry){ (double)x[i], 0, i };
+	for (int i = 0; i < n; i++) {
+		float v = twin_penalised(row, x, i);
+
+		if (v > -INFINITY)
+			e[m++] = (struct entry){ .x = (double)v, .id = i };
+	}
 	if (m == 0)
 		return 0;
 	qsort(e, (size_t)m, sizeof(*e), by_logit);
+	if (!(row->temperature > 0))
+		return e[0].id;
 	for (int i = 0; i < m; i++) {
 		e[i].w = exp((e[i].x - e[0].x) / row->temperature);
 		if (fabs(e[i].w - row->min_p) < 1e-9 * row->min_p && e[i].x != e[0].x)
@@ -270,8 +112,14 @@ static int32_t twin(const float *x, int n, const struct nvllm_sample_row *row, s
 			break;
 		}
 	}
+	if (row->typical_p < 1)
+		kept = twin_typical(e, kept, row->typical_p);
+	if (kept < 0)
+		return -1;
 	qsort(e, (size_t)kept, sizeof(*e), by_id);
-	run = 0;
+	sum = run = 0;
+	for (int i = 0; i < kept; i++)
+		sum += e[i].w;
 	for (int i = 0; i < kept; i++) {
 		run += e[i].w;
 		if (fabs(run - u * sum) < 1e-9 * sum)
@@ -282,10 +130,35 @@ static int32_t twin(const float *x, int n, const struct nvllm_sample_row *row, s
 	return -1;
 }
 
+/* Tokens of a history; the same memory for all, with some that are no columns. */
+static int32_t said[1 << 16];
+
+static void random_history(int n, struct nvllm_sample_row *row, uint64_t *s)
+{
+	static const double reps[] = { 1, 1, 1.2, 0.7, 3 };
+	static int next;
+	int from = next, some = n < 20 ? n : 20;
+
+	next = next + 80 > COUNT(said) ? 0 : next + 40; /* many cases may be in use at once */
+
+	if (fake_random(s) % 2)
+		return;
+	row->n_tokens = (int32_t)(fake_random(s) % 40);
+	row->n_prompt = (int32_t)(fake_random(s) % (uint64_t)(row->n_tokens + 1));
+	row->tokens = said + from;
+	for (int i = from; i < from + 40; i++)
+		said[i] = (int32_t)(fake_random(s) % (uint64_t)some) +
+			(i % 17 == 3 ? -3 : i % 17 == 5 ? n : 0);
+	row->repetition = reps[fake_random(s) % 5];
+	row->presence = fake_random(s) % 2 ? 0 : (double)(fake_random(s) % 9) / 2 - 2;
+	row->frequency = fake_random(s) % 2 ? 0 : (double)(fake_random(s) % 9) / 2 - 2;
+}
+
 static void random_case(float *x, int n, struct nvllm_sample_row *row, uint64_t *s)
 {
 	static const double temps[] = { 0.02, 0.3, 0.7, 1, 1.3, 5 };
 	static const double ps[] = { 1e-9, 0.1, 0.5, 0.9, 0.999, 1 };
+	static const double typ[] = { 1e-9, 0.2, 0.7, 0.99 };
 	static const double mins[] = { 0, 0, 1e-6, 0.05, 0.3, 1 };
 	int kind = (int)(fake_random(s) % 5);
 
@@ -305,6 +178,8 @@ static void random_case(float *x, int n, struct nvllm_sample_row *row, uint64_t 
 	row->top_k = fake_random(s) % 2 ? 0 : (int64_t)(fake_random(s) % (uint64_t)(2 * n));
 	row->seed = fake_random(s), row->position = fake_random(s);
 	row->choice = (int32_t)(fake_random(s) % 9);
+	row->typical_p = fake_random(s) % 2 ? 1 : typ[fake_random(s) % 4];
+	random_history(n, row, s);
 }
 
 static void test_twin(void **state)
@@ -313,7 +188,7 @@ static void test_twin(void **state)
 	int unsure = 0;
 
 	(void)state;
-	for (int t = 0; t < 3000; t++) {
+	for (int t = 0; t < 6000; t++) {
 		int n = 1 + (int)(fake_random(&seed) % (t % 3 ? 40 : 1500));
 		float *x = malloc((size_t)n * sizeof(*x)), *copy = malloc((size_t)n * sizeof(*x));
 		struct entry *e = malloc((size_t)n * sizeof(*e));
@@ -321,6 +196,8 @@ static void test_twin(void **state)
 		int32_t want, got;
 
 		random_case(x, n, &row, &seed);
+		if (t % 10 == 7)
+			row.temperature = 0;
 		memcpy(copy, x, (size_t)n * sizeof(*x));
 		got = one("sampler_topk_topp", x, n, row);
 		assert_memory_equal(copy, x, (size_t)n * sizeof(*x));
@@ -328,12 +205,13 @@ static void test_twin(void **state)
 		unsure += want < 0;
 		if (want >= 0 && want != got)
 			fail_msg("case %d: %d, not %d (n %d temperature %g top_k %ld top_p %g "
-				"min_p %g)", t, got, want, n, row.temperature, (long)row.top_k,
-				row.top_p, row.min_p);
+				"min_p %g typical_p %g repetition %g presence %g frequency %g)", t,
+				got, want, n, row.temperature, (long)row.top_k, row.top_p, row.min_p,
+				row.typical_p, row.repetition, row.presence, row.frequency);
 		free(x), free(copy), free(e);
 	}
-	if (unsure > 120) /* a nucleus of 0.5 among equals often falls between two */
-		fail_msg("%d of 3000 cases were too close to call", unsure);
+	if (unsure > 350) /* a nucleus of 0.5 among equals often falls between two */
+		fail_msg("%d of 6000 cases were too close to call", unsure);
 }
 
 /* ---- rows, order, threads ---- */
@@ -387,6 +265,7 @@ static void test_argmax(void **state)
 		struct nvllm_sample_row row;
 
 		random_case(x, n, &row, &seed);
+		row.tokens = NULL; /* with penalties, greedy would be another's work */
 		for (int i = 0; i < n; i++)
 			if (x[i] > max)
 				max = x[i], want = i;
@@ -455,6 +334,64 @@ static void test_tie(void **state)
 	assert_in_range(second, 420, 580);
 }
 
+/* typical_p keeps all that are as near as the last: of equals all, of two pairs both of a
+ * pair; and a small one need not keep the likeliest. */
+static void test_typical(void **state)
+{
+	static const float same[] = { 2, 2, 2, 2, 2 };
+	static const float pairs[] = { 3, 1, 3, 1 };
+	/* p = .45, then 55 of .01: H is near -log .02, so the small ones are the typical */
+	float skew[56];
+	int32_t seen[3] = { 0 };
+
+	(void)state;
+	skew[0] = logf(45);
+	for (int i = 1; i < 56; i++)
+		skew[i] = 0;
+	for (int i = 0; i < 300; i++) {
+		struct nvllm_sample_row row = plain_row();
+
+		row.position = (uint64_t)i;
+		row.typical_p = 0.1;
+		seen[0] |= 1 << one("sampler_topk_topp", same, 5, row);
+		seen[1] |= 1 << one("sampler_topk_topp", pairs, 4, row);
+		seen[2] |= one("sampler_topk_topp", skew, 56, row) == 0;
+	}
+	assert_int_equal(seen[0], 31);
+	assert_int_equal(seen[1], 5);
+	assert_int_equal(seen[2], 0);
+}
+
+/* Ids as they come in a long history cost what they cost once: the marks are cleared. */
+static void test_penalties(void **state)
+{
+	static const float x[] = { 4, 3.5f, -1, 0 };
+	static const int32_t t[] = { 0, 0, 1, 0, 2, 2, -1, 4, INT32_MAX, INT32_MIN };
+	struct { double r, p, f; int n_prompt, n; int32_t want; } cases[] = {
+		{ 1, 0, 0, 2, 10, 0 }, { 1.2, 0, 0, 2, 2, 1 }, { 1.1, 0, 0, 1, 1, 0 },
+		{ 1, 0.6, 0, 2, 2, 0 }, { 1, 0.6, 0, 0, 2, 1 }, { 1, 0, 0.3, 0, 1, 0 },
+		{ 1, 0, 0.3, 0, 2, 1 }, { 1, 2, 2, 0, 10, 3 }, { 1e-9, 0, 0, 2, 5, 0 },
+		{ 1e9, 0, 0, 2, 10, 0 }, { 1, 0, -2, 4, 10, 0 }, { 1, -1, -2.1, 4, 6, 2 } };
+	struct rig r;
+
+	(void)state;
+	rig_open(&r, "sampler_topk_topp", 4, 1);
+	for (int again = 0; again < 2; again++)
+		for (int i = 0; i < COUNT(cases); i++) {
+			struct nvllm_sample_row row = plain_row();
+			int32_t token;
+
+			row.temperature = 0;
+			row.tokens = t, row.n_prompt = cases[i].n_prompt, row.n_tokens = cases[i].n;
+			row.repetition = cases[i].r;
+			row.presence = cases[i].p, row.frequency = cases[i].f;
+			sample(&r, x, 0, &row, 1, &token);
+			if (token != cases[i].want)
+				fail_msg("case %d: token %d, not %d", i, token, cases[i].want);
+		}
+	rig_close(&r);
+}
+
 /* Nonsense that the engine would have refused may not crash. */
 static void test_nonsense(void **state)
 {
@@ -473,6 +410,11 @@ static void test_nonsense(void **state)
 				row.temperature = odd[a], row.top_p = odd[b], row.min_p = odd[c];
 				row.top_k = a - 4;
 				one("sampler_topk_topp", x, 33, row);
+				row = plain_row();
+				row.typical_p = odd[a], row.repetition = odd[b];
+				row.presence = odd[c], row.frequency = odd[(a + b) % COUNT(odd)];
+				row.tokens = said, row.n_prompt = b - 2, row.n_tokens = 9 + a;
+				one("sampler_topk_topp", x, 33, row);
 			}
 }
 
@@ -487,7 +429,10 @@ static void test_refusals(void **state)
 		vt = r.vt;
 		assert_int_equal(vt->flags, NVLLM_SAMPLER_HOST);
 		assert_int_equal(vt->takes, i ? NVLLM_TAKES_TEMPERATURE | NVLLM_TAKES_TOP_K |
-			NVLLM_TAKES_TOP_P | NVLLM_TAKES_MIN_P | NVLLM_TAKES_SEED : 0);
+			NVLLM_TAKES_TOP_P | NVLLM_TAKES_MIN_P | NVLLM_TAKES_TYPICAL_P |
+			NVLLM_TAKES_REPETITION | NVLLM_TAKES_PRESENCE | NVLLM_TAKES_FREQUENCY |
+			NVLLM_TAKES_SEED : 0);
+		assert_int_equal(vt->need, 0);
 		r.env.vocab_n = 50;
 		assert_int_equal(vt->create(&r.host.h, &r.env, NULL, &r.s), NVLLM_ENOTSUP);
 		assert_non_null(strstr(r.host.said, "whole vocabulary"));
@@ -527,9 +472,10 @@ static void test_cache_none(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_known), cmocka_unit_test(test_twin),
+		cmocka_unit_test(test_twin),
 		cmocka_unit_test(test_order), cmocka_unit_test(test_argmax),
 		cmocka_unit_test(test_edges), cmocka_unit_test(test_tie),
+		cmocka_unit_test(test_typical), cmocka_unit_test(test_penalties),
 		cmocka_unit_test(test_nonsense), cmocka_unit_test(test_refusals),
 		cmocka_unit_test(test_cache_none),
 	};

@@ -28,7 +28,7 @@ static void feed(struct run *r, const char *s, size_t len, const struct nvllm_st
 		static char stop_copy[64];
 
 		k = k > len - at ? len - at : k;
-		r->stop = text_push(t, s + at, (int32_t)k);
+		r->stop = text_push(t, s + at, (int32_t)k, -1, true);
 		if (r->stop)
 			r->stop = strcpy(stop_copy, r->stop);
 		at += k;
@@ -99,9 +99,51 @@ static void test_stops(void **state)
 		}
 }
 
+/* Byte tokens of -1-ended rows between pieces: what is sent after each. */
+static void test_byte_tokens(void **state)
+{
+	struct text *t = text_create(NULL, 0, 8);
+	/* the euro sign; a byte that begins nothing; a cut character before a piece and at the end */
+	static const int bytes[] = { 0xE2, 0x82, 0xAC, 0xFF, 0x41, -1, 0xE2, 0x82, -1, 0xE2 };
+	static const char *const sent[] = { "", "", "\xE2\x82\xAC", "\xEF\xBF\xBD", "\xEF\xBF\xBD", "ab", "", "",
+		"\xEF\xBF\xBD\xEF\xBF\xBD" "ab", "" };
+	struct nvllm_str s;
+
+	for (size_t i = 0; i < sizeof(bytes) / sizeof(*bytes); i++) {
+		char c = (char)bytes[i];
+
+		text_push(t, bytes[i] < 0 ? "ab" : &c, bytes[i] < 0 ? 2 : 1, bytes[i], true);
+		s = text_take(t, false);
+		assert_int_equal(s.len, strlen(sent[i]));
+		assert_memory_equal(s.s, sent[i], s.len);
+	}
+	s = text_take(t, true);
+	assert_int_equal(s.len, 3);
+	assert_memory_equal(s.s, "\xEF\xBF\xBD", 3);
+	text_destroy(t);
+}
+
+/* A stop text that comes too early is text. */
+static void test_not_yet(void **state)
+{
+	const struct nvllm_str stop = { "stop", 4 };
+	struct text *t = text_create(&stop, 1, 8);
+	struct nvllm_str s;
+
+	assert_null(text_push(t, "a stop ", 7, -1, false));
+	s = text_take(t, false);
+	assert_int_equal(s.len, 7);
+	assert_string_equal(text_push(t, "b stop", 6, -1, true), "stop");
+	s = text_take(t, true);
+	assert_int_equal(s.len, 2);
+	text_destroy(t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_byte_tokens),
+		cmocka_unit_test(test_not_yet),
 		cmocka_unit_test(test_whole),
 		cmocka_unit_test(test_broken_bytes),
 		cmocka_unit_test(test_stops),

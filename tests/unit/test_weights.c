@@ -11,7 +11,7 @@
 
 /* ---- a checkpoint in memory: whole numbers made from a tensor's name and place ---- */
 
-struct made { const char *name; int32_t dtype; int64_t rows, cols; };
+struct made { const char *name; int32_t dtype; int64_t rows, cols; int32_t planes; }; /* planes 0: 1 */
 struct nvllm_loader { const struct made *list; int64_t rows_read; };
 
 static float made_at(const struct made *m, int64_t r, int64_t c)
@@ -39,10 +39,11 @@ static int find_made(struct nvllm_loader *l, const char *name, struct nvllm_tens
 	f->rows = m->rows;
 	f->cols = m->cols;
 	f->row_bytes = nvllm_row_bytes(m->dtype, m->cols);
-	f->planes = 1;
+	f->planes = m->planes ? m->planes : 1;
 	return 0;
 }
 
+/* Rows of the planes of one tensor follow each other. */
 static void encode(const struct made *m, int64_t r, char *to)
 {
 	for (int64_t c = 0; c < m->cols; c++) {
@@ -65,9 +66,9 @@ static int read_made(struct nvllm_loader *l, const char *name, int32_t plane, in
 {
 	const struct made *m = made_find(l, name);
 
-	assert_true(m && plane == 0 && row >= 0 && n > 0 && row + n <= m->rows);
+	assert_true(m && plane >= 0 && plane < (m->planes ? m->planes : 1) && row >= 0 && n > 0 && row + n <= m->rows);
 	for (int64_t i = 0; i < n; i++)
-		encode(m, row + i, (char *)dst + i * nvllm_row_bytes(m->dtype, m->cols));
+		encode(m, plane * m->rows + row + i, (char *)dst + i * nvllm_row_bytes(m->dtype, m->cols));
 	l->rows_read += n;
 	return 0;
 }
@@ -115,16 +116,17 @@ static int64_t dev_store(struct nvllm_device *d, struct nvllm_tensor *t)
 	assert_true(t->rows > 0 && t->cols > 0 && !t->data);
 	assert_true(t->stride == nvllm_row_bytes(t->dtype, t->cols));
 	t->layout = d->layout;
-	return t->rows * t->stride;
+	t->plane_stride = t->planes > 1 ? t->rows * t->stride : 0;
+	return t->planes * t->rows * t->stride;
 }
 
 static int dev_upload(struct nvllm_device *d, const struct nvllm_tensor *t, int32_t plane, int64_t row, int64_t n,
 	const void *src, int32_t dtype, int64_t stride)
 {
-	assert_true(plane == 0 && row >= 0 && n > 0 && row + n <= t->rows);
+	assert_true(plane >= 0 && plane < t->planes && row >= 0 && n > 0 && row + n <= t->rows);
 	for (int64_t i = 0; i < n; i++) {
 		const char *from = (const char *)src + i * stride;
-		char *to = (char *)t->data + (row + i) * t->stride;
+		char *to = (char *)t->data + plane * t->plane_stride + (row + i) * t->stride;
 
 		if (dtype == t->dtype)
 			memcpy(to, from, (size_t)nvllm_row_bytes(dtype, t->cols));
@@ -135,6 +137,17 @@ static int dev_upload(struct nvllm_device *d, const struct nvllm_tensor *t, int3
 }
 
 static const struct nvllm_device_vt dev_vt = { .size = sizeof(dev_vt), .store = dev_store, .upload = dev_upload };
+
+/* in_reach: its memory is the host's, so rows that it keeps as they are may be read there */
+static const struct nvllm_device_info apart = { .size = sizeof(apart) },
+	in_reach = { .size = sizeof(in_reach), .caps = NVLLM_DEV_HOST_MEM };
+
+static void init(struct weights *w, const struct nvllm_loader_ref *l, struct nvllm_device *d, const struct cuts *c, void *mem)
+{
+	struct nvllm_device_ref ref = { sizeof(ref), &dev_vt, d, c->world % 2 ? &in_reach : &apart };
+
+	weights_init(w, l, &ref, c, 0, mem);
+}
 
 /* ---- weights of all ranks ---- */
 
@@ -167,7 +180,7 @@ static int rank_open(struct ranks *k, int r, const struct model *m, const struct
 	for (int tries = 0;; tries++) {
 		assert_true(tries < 2);
 		assert_int_equal(cuts_make(&k->cuts[r], &m->arch, r, k->world, unit), 0);
-		weights_init(&w, l, &dev_vt, d, &k->cuts[r], NULL);
+		init(&w, l, d, &k->cuts[r], NULL);
 		rc = bind(&w, list, k->t[r]);
 		bytes = w.bytes;
 		weights_finish(&w);
@@ -179,7 +192,7 @@ static int rank_open(struct ranks *k, int r, const struct model *m, const struct
 	if (rc)
 		return rc;
 	k->mem[r] = aligned_alloc(256, (size_t)bytes + 256);
-	weights_init(&w, l, &dev_vt, d, &k->cuts[r], k->mem[r]);
+	init(&w, l, d, &k->cuts[r], k->mem[r]);
 	rc = bind(&w, list, k->t[r]);
 	assert_int_equal(w.bytes, bytes);
 	weights_finish(&w);
@@ -418,7 +431,7 @@ static int fetch_one(const struct model *m, int rank, int world, bool dry, struc
 	int rc;
 
 	assert_int_equal(cuts_make(&c, &m->arch, rank, world, 1), 0);
-	weights_init(&w, &l, &dev_vt, &d, &c, dry ? NULL : mem);
+	init(&w, &l, &d, &c, dry ? NULL : mem);
 	rc = bind(&w, list, t);
 	*unit = w.unit_wanted;
 	weights_finish(&w);
@@ -467,6 +480,67 @@ static void test_blocks(void **state)
 	says("tensor 'o_proj.weight': 192 columns");
 }
 
+/* Two experts, in tensors of their own and in planes of one: each plane is what the expert's
+ * own weight would be. */
+static void test_experts(void **state)
+{
+	static const struct made list[] = {
+		{ "a.0.gate", NVLLM_BF16, 64, 32, 0 }, { "a.0.up", NVLLM_BF16, 64, 32, 0 }, { "a.0.down", NVLLM_Q8_0, 5, 64, 0 },
+		{ "b.1.gate", NVLLM_BF16, 64, 32, 0 }, { "a.1.gate", NVLLM_BF16, 64, 32, 0 }, { "a.1.up", NVLLM_BF16, 64, 32, 0 },
+		{ "a.1.down", NVLLM_Q8_0, 5, 64, 0 }, { "p.*.down", NVLLM_F32, 7, 64, 3 }, { "odd.0.down", NVLLM_F32, 5, 64, 0 },
+		{ "odd.1.down", NVLLM_BF16, 5, 64, 0 }, { NULL, 0, 0, 0, 0 },
+	};
+	struct nvllm_loader loader = { .list = list };
+	struct nvllm_loader_ref l = { .size = sizeof(l), .vt = &made_vt, .loader = &loader };
+	static char mem[1 << 18];
+	struct nvllm_device d = { 0 };
+	struct model m;
+
+	make(&m, 6, 2, 32, 64, 64, 33);
+	m.arch.moe_ffn = 64;
+	for (int world = 1; world <= 3; world++)
+		for (int r = 0; r < world; r++) {
+			struct nvllm_tensor all, down, planes, one;
+			struct weights w;
+			struct cuts c;
+			float x[64];
+
+			assert_int_equal(cuts_make(&c, &m.arch, r, world, 32), 0);
+			init(&w, &l, &d, &c, mem);
+			all = w.pub.experts(&w.pub, NVLLM_CUT_ROWS, 2, 128, 32, "a.*.{gate,up}");
+			down = w.pub.experts(&w.pub, NVLLM_CUT_COLS, 2, 5, 64, "a.*.down");
+			planes = w.pub.experts(&w.pub, NVLLM_WHOLE, 3, 7, 64, "p.*.down");
+			assert_int_equal(w.pub.status, 0);
+			assert_true(all.planes == 2 && down.planes == 2 && planes.planes == 3);
+			for (int e = 0; e < 2 && all.rows; e++) {
+				one = w.pub.get(&w.pub, NVLLM_CUT_ROWS, 128, 32, "a.%d.{gate,up}", e);
+				assert_int_equal(one.rows, all.rows);
+				assert_memory_equal(one.data, (char *)all.data + e * all.plane_stride, one.rows * one.stride);
+				one = w.pub.get(&w.pub, NVLLM_CUT_COLS, 5, 64, "a.%d.down", e);
+				assert_int_equal(one.stride, down.stride);
+				assert_memory_equal(one.data, (char *)down.data + e * down.plane_stride, one.rows * one.stride);
+			}
+			assert_int_equal(w.pub.status, 0);
+			for (int k = 0; k < 21; k++) {
+				encode(&list[7], k, (char *)x);
+				assert_memory_equal((char *)planes.data + k / 7 * planes.plane_stride + k % 7 * planes.stride, x, sizeof(x));
+			}
+			w.pub.experts(&w.pub, NVLLM_CUT_COLS, 4, 7, 64, "p.*.down");
+			says("'p.*.down' has 3 experts, the configuration says 4");
+			w.pub.status = 0;
+			w.pub.experts(&w.pub, NVLLM_CUT_COLS, 2, 5, 64, "odd.*.down");
+			says("odd.1.down");
+			w.pub.status = 0;
+			w.pub.experts(&w.pub, NVLLM_CUT_COLS, 2, 5, 64, "b.*.down");
+			says("b.0.down");
+			w.pub.status = 0;
+			w.pub.experts(&w.pub, NVLLM_CUT_HEADS, 2, 5, 64, "a.*.down");
+			assert_int_equal(w.pub.status, NVLLM_EINVAL);
+			weights_finish(&w);
+			cuts_free(&c);
+		}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -474,6 +548,7 @@ int main(void)
 		cmocka_unit_test(test_made),
 		cmocka_unit_test(test_rows_read),
 		cmocka_unit_test(test_blocks),
+		cmocka_unit_test(test_experts),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

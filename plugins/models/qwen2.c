@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: MIT */
+/* Qwen2: Llama's decoder with biases on q, k and v (Qwen team 2024). Qwen2, Qwen2.5, the
+ * DeepSeek-R1 distillations of these. */
+#include <nvllm/plugin.h>
+
+#include "decoder.h"
+
+struct layer {
+	struct nvllm_norm norm1, norm2;
+	struct nvllm_tensor qkv, bias, o, gate_up, down;
+};
+
+struct nvllm_model {
+	struct decoder d;
+	struct nvllm_tensor embed, head;
+	struct nvllm_norm norm;
+	struct nvllm_rotary rotary;
+	struct layer *layers;            /* [n_layers] */
+};
+
+static int create(const struct nvllm_host *host, const void *hparams, const void *conf,
+	struct nvllm_model **out, struct nvllm_arch *arch)
+{
+	struct nvllm_model *m = host->alloc(host, sizeof(*m));
+	int rc;
+
+	(void)conf;
+	if (!m)
+		return NVLLM_ENOMEM;
+	m->d = *(const struct decoder *)hparams;
+	rc = decoder_check(host, &m->d);
+	m->layers = rc ? NULL : host->alloc(host, (size_t)m->d.n_layers * sizeof(*m->layers));
+	if (!m->layers)
+		return rc ? rc : NVLLM_ENOMEM;
+	*out = m;
+	return decoder_arch(host, &m->d, 1 / sqrt((double)m->d.head_dim), arch);
+}
+
+static int bind(struct nvllm_model *m, struct nvllm_weights *w)
+{
+	const struct decoder *d = &m->d;
+	int64_t q = d->n_heads * d->head_dim, kv = d->n_kv_heads * d->head_dim;
+	struct nvllm_rope rope = decoder_rope(d);
+
+	m->rotary = w->rope(w, &rope);
+	m->embed = w->get(w, NVLLM_CUT_VOCAB, d->vocab, d->dim, "model.embed_tokens.weight");
+	m->norm = decoder_norm(d, 0, w->get(w, NVLLM_WHOLE, d->dim, 0, "model.norm.weight"));
+	m->head = d->tied ? m->embed : w->get(w, NVLLM_CUT_VOCAB, d->vocab, d->dim, "lm_head.weight");
+	for (int i = 0; i < d->n_layers; i++) {
+		struct layer *l = &m->layers[i];
+
+		w->layer = i;
+#define W(cut, rows, cols, name) w->get(w, cut, rows, cols, "model.layers.%d." name, i)
+		l->norm1   = decoder_norm(d, 0, W(NVLLM_WHOLE, d->dim, 0, "input_layernorm.weight"));
+		l->qkv     = W(NVLLM_CUT_HEADS, q + 2 * kv, d->dim, "self_attn.{q,k,v}_proj.weight");
+		l->bias    = W(NVLLM_CUT_HEADS, q + 2 * kv, 0, "self_attn.{q,k,v}_proj.bias");
+		l->o       = W(NVLLM_CUT_HEADS_IN, d->dim, q, "self_attn.o_proj.weight");
+		l->norm2   = decoder_norm(d, 0, W(NVLLM_WHOLE, d->dim, 0, "post_attention_layernorm.weight"));
+		l->gate_up = W(NVLLM_CUT_ROWS, 2 * d->ffn, d->dim, "mlp.{gate,up}_proj.weight");
+		l->down    = W(NVLLM_CUT_COLS, d->dim, d->ffn, "mlp.down_proj.weight");
+#undef W
+	}
+	return w->status;
+}
+
+static int forward(struct nvllm_model *m, struct nvllm_step *s, struct nvllm_tensor *logits)
+{
+	const struct nvllm_ops *op = s->op;
+	struct nvllm_tensor x = op->embed(s, m->embed, 1); /* the residual stream */
+
+	for (int i = 0; i < m->d.n_layers; i++) {
+		const struct layer *l = &m->layers[i];
+		struct nvllm_attn_in in = { .size = sizeof(in), .layer = i, .rotary = &m->rotary, .bias = &l->bias };
+		int64_t mark = op->mark(s);
+
+		op->linear_add(s, x, op->attention(s, op->norm_linear(s, x, &l->norm1, l->qkv, NULL), &in), l->o, NULL);
+		op->linear_add(s, x, op->norm_linear_glu(s, x, &l->norm2, l->gate_up, m->d.act), l->down, NULL);
+		op->reset(s, mark);
+	}
+	*logits = op->norm_linear(s, op->logit_rows(s, x), &m->norm, m->head, NULL);
+	return NVLLM_OK;
+}
+
+static const struct nvllm_option hparams[] = {
+	DECODER_OPTIONS("10000", "false", "0", "hidden_act", "silu"),
+	DECODER_WINDOW_OPTIONS("0", "false"),
+	NVLLM_OPTIONS_END,
+};
+
+static const struct nvllm_model_vt vt = {
+	.size = sizeof(vt),
+	.architectures = (const char *const[]){ "Qwen2ForCausalLM", NULL },
+	.hparams = hparams,
+	.hparams_size = sizeof(struct decoder),
+	.create = create,
+	.bind = bind,
+	.forward = forward,
+};
+
+static const struct nvllm_component component = {
+	.size = sizeof(component), .kind = NVLLM_KIND_MODEL, .name = "qwen2",
+	.summary = "Qwen2, Qwen2.5, DeepSeek-R1-Distill-Qwen", .vt = &vt,
+};
+
+const struct nvllm_plugin nvllm_plugin = {
+	.abi = NVLLM_ABI, .size = sizeof(nvllm_plugin), .name = "qwen2", .version = "0.1.0",
+	.components = (const struct nvllm_component *const[]){ &component, NULL },
+};

@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: MIT */
+/* Qwen3 with experts (Yang et al. 2025): Qwen3's attention; the MLP of most layers is a
+ * router and many small MLPs, of which each token passes a few. Some layers may stay dense. */
+#include <nvllm/plugin.h>
+
+#include "decoder.h"
+
+struct hparams {
+	struct decoder d;
+	int64_t n_experts, n_top, moe_ffn, sparse_step;
+	int32_t attention_bias, norm_topk;
+	struct nvllm_ints dense;         /* layers without experts */
+};
+
+struct layer {
+	struct nvllm_norm norm1, norm2, q_norm, k_norm;
+	struct nvllm_tensor qkv, o, gate_up, down;
+	struct nvllm_moe moe;            /* n_top 0: this layer has gate_up and down instead */
+};
+
+struct nvllm_model {
+	struct hparams h;
+	struct nvllm_tensor embed, head;
+	struct nvllm_norm norm;
+	struct nvllm_rotary rotary;
+	struct layer *layers;            /* [n_layers] */
+};
+
+static int is_dense(const struct hparams *h, int64_t layer)
+{
+	for (int64_t i = 0; i < h->dense.n; i++)
+		if (h->dense.v[i] == layer)
+			return 1;
+	return (layer + 1) % h->sparse_step != 0;
+}
+
+static int create(const struct nvllm_host *host, const void *hparams, const void *conf,
+	struct nvllm_model **out, struct nvllm_arch *arch)
+{
+	struct nvllm_model *m = host->alloc(host, sizeof(*m));
+	int rc;
+
+	(void)conf;
+	if (!m)
+		return NVLLM_ENOMEM;
+	m->h = *(const struct hparams *)hparams;
+	rc = decoder_check(host, &m->h.d);
+	if (!rc && m->h.attention_bias)
+		rc = host->fail(host, NVLLM_ENOTSUP, "attention_bias is true: no Qwen3 has biases, and this plugin knows none");
+	if (!rc && m->h.n_top > m->h.n_experts)
+		rc = host->fail(host, NVLLM_EINVAL, "num_experts_per_tok is %d, of num_experts %d", (int)m->h.n_top,
+			(int)m->h.n_experts);
+	m->layers = rc ? NULL : host->alloc(host, (size_t)m->h.d.n_layers * sizeof(*m->layers));
+	if (!m->layers)
+		return rc ? rc : NVLLM_ENOMEM;
+	*out = m;
+	arch->moe_ffn = m->h.moe_ffn;
+	return decoder_arch(host, &m->h.d, 1 / sqrt((double)m->h.d.head_dim), arch);
+}
+
+static void bind_mlp(struct nvllm_model *m, struct nvllm_weights *w, int i)
+{
+	const struct hparams *h = &m->h;
+	const struct decoder *d = &h->d;
+	struct layer *l = &m->layers[i];
+
+#define MLP "model.layers.%d.mlp."
+	if (is_dense(h, i)) {
+		l->gate_up = w->get(w, NVLLM_CUT_ROWS, 2 * d->ffn, d->dim, MLP "{gate,up}_proj.weight", i);
+		l->down = w->get(w, NVLLM_CUT_COLS, d->dim, d->ffn, MLP "down_proj.weight", i);
+		return;
+	}
+	l->moe = (struct nvllm_moe){
+		.size = sizeof(l->moe), .n_top = (int32_t)h->n_top, .norm_topk = h->norm_topk, .act = d->act,
+		.router = w->get(w, NVLLM_WHOLE, h->n_experts, d->dim, MLP "gate.weight", i),
+		.gate_up = w->experts(w, NVLLM_CUT_ROWS, h->n_experts, 2 * h->moe_ffn, d->dim,
+			MLP "experts.*.{gate,up}_proj.weight", i),
+		.down = w->experts(w, NVLLM_CUT_COLS, h->n_experts, d->dim, h->moe_ffn,
+			MLP "experts.*.down_proj.weight", i),
+	};
+#undef MLP
+}
+
+static int bind(struct nvllm_model *m, struct nvllm_weights *w)
+{
+	const struct decoder *d = &m->h.d;
+	int64_t q = d->n_heads * d->head_dim, kv = d->n_kv_heads * d->head_dim;
+	struct nvllm_rope rope = decoder_rope(d);
+
+	m->rotary = w->rope(w, &rope);
+	m->embed = w->get(w, NVLLM_CUT_VOCAB, d->vocab, d->dim, "model.embed_tokens.weight");
+	m->norm = decoder_norm(d, 0, w->get(w, NVLLM_WHOLE, d->dim, 0, "model.norm.weight"));
+	m->head = d->tied ? m->embed : w->get(w, NVLLM_CUT_VOCAB, d->vocab, d->dim, "lm_head.weight");
+	for (int i = 0; i < d->n_layers; i++) {
+		struct layer *l = &m->layers[i];
+
+		w->layer = i;
+#define W(cut, rows, cols, name) w->get(w, cut, rows, cols, "model.layers.%d." name, i)
+		l->norm1   = decoder_norm(d, 0, W(NVLLM_WHOLE, d->dim, 0, "input_layernorm.weight"));
+		l->qkv     = W(NVLLM_CUT_HEADS, q + 2 * kv, d->dim, "self_attn.{q,k,v}_proj.weight");
+		l->q_norm  = decoder_norm(d, 0, W(NVLLM_WHOLE, d->head_dim, 0, "self_attn.q_norm.weight"));
+		l->k_norm  = decoder_norm(d, 0, W(NVLLM_WHOLE, d->head_dim, 0, "self_attn.k_norm.weight"));
+		l->o       = W(NVLLM_CUT_HEADS_IN, d->dim, q, "self_attn.o_proj.weight");
+		l->norm2   = decoder_norm(d, 0, W(NVLLM_WHOLE, d->dim, 0, "post_attention_layernorm.weight"));
+#undef W
+		bind_mlp(m, w, i);
+	}
+	return w->status;
+}
+
+static int forward(struct nvllm_model *m, struct nvllm_step *s, struct nvllm_tensor *logits)
+{
+	const struct nvllm_ops *op = s->op;
+	struct nvllm_tensor x = op->embed(s, m->embed, 1); /* the residual stream */
+
+	for (int i = 0; i < m->h.d.n_layers; i++) {
+		const struct layer *l = &m->layers[i];
+		struct nvllm_attn_in in = { .size = sizeof(in), .layer = i, .rotary = &m->rotary,
+			.q_norm = &l->q_norm, .k_norm = &l->k_norm };
+		int64_t mark = op->mark(s);
+
+		op->linear_add(s, x, op->attention(s, op->norm_linear(s, x, &l->norm1, l->qkv, NULL), &in), l->o, NULL);
+		if (l->moe.n_top)
+			op->moe_add(s, x, &l->norm2, &l->moe);
+		else
+			op->linear_add(s, x, op->norm_linear_glu(s, x, &l->norm2, l->gate_up, m->h.d.act), l->down, NULL);
+		op->reset(s, mark);
+	}
+	*logits = op->norm_linear(s, op->logit_rows(s, x), &m->norm, m->head, NULL);
+	return NVLLM_OK;
+}
+
+static const struct nvllm_option hparams[] = {
+	DECODER_OPTIONS("10000", "false", "128", "hidden_act", "silu"),
+	DECODER_WINDOW_OPTIONS("0", "false"),
+	NVLLM_INT(hparams, n_experts, "num_experts", NULL, 1, 4096, "experts of a layer"),
+	NVLLM_INT(hparams, n_top, "num_experts_per_tok", NULL, 1, 4096, "experts a token passes"),
+	NVLLM_INT(hparams, moe_ffn, "moe_intermediate_size", NULL, 1, 1 << 20, "width of an expert"),
+	NVLLM_INT(hparams, sparse_step, "decoder_sparse_step", "1", 1, 1024, "every so many layers has experts"),
+	NVLLM_BOOL(hparams, norm_topk, "norm_topk_prob", "false", "weights of a token's experts are made to sum up to 1"),
+	NVLLM_INTS(hparams, dense, "mlp_only_layers", "", 0, 1 << 20, "layers without experts"),
+	NVLLM_BOOL(hparams, attention_bias, "attention_bias", "false", "biases in the attention: refused"),
+	NVLLM_OPTIONS_END,
+};
+
+static const struct nvllm_model_vt vt = {
+	.size = sizeof(vt),
+	.architectures = (const char *const[]){ "Qwen3MoeForCausalLM", NULL },
+	.hparams = hparams,
+	.hparams_size = sizeof(struct hparams),
+	.create = create,
+	.bind = bind,
+	.forward = forward,
+};
+
+static const struct nvllm_component component = {
+	.size = sizeof(component), .kind = NVLLM_KIND_MODEL, .name = "qwen3_moe",
+	.summary = "Qwen3 with experts", .vt = &vt,
+};
+
+const struct nvllm_plugin nvllm_plugin = {
+	.abi = NVLLM_ABI, .size = sizeof(nvllm_plugin), .name = "qwen3_moe", .version = "0.1.0",
+	.components = (const struct nvllm_component *const[]){ &component, NULL },
+};
