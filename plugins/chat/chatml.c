@@ -8,7 +8,15 @@
 #include <nvllm/chat.h>
 #include <nvllm/plugin.h>
 
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "json.h"
+
+#define MARK     "<|im_start|>"
+#define MAX_FILE (64 << 20)
 
 struct chatml_conf {
 	const char *system;
@@ -24,6 +32,48 @@ struct out {
 	char *text;
 	int64_t n, room;
 };
+
+static bool has_token(const struct nvllm_loader_ref *loader)
+{
+	struct nvllm_array a = { .size = sizeof(a) };
+	const struct nvllm_str *s;
+
+	if (!loader || !loader->vt->array ||
+	    loader->vt->array(loader->loader, "tokenizer.ggml.tokens", &a) ||
+	    a.type != NVLLM_ARRAY_STR)
+		return false;
+	s = a.data;
+	for (int64_t i = 0; i < a.n; i++)
+		if (s[i].len == sizeof(MARK) - 1 && !memcmp(s[i].s, MARK, sizeof(MARK) - 1))
+			return true;
+	return false;
+}
+
+/* Is the mark in the text of a file of the folder? */
+static bool has_mark(const char *dir, const char *name)
+{
+	char path[4096], *text = NULL;
+	bool found = false;
+	FILE *f;
+
+	if (snprintf(path, sizeof(path), "%s/%s", dir, name) >= (int)sizeof(path))
+		return false;
+	f = fopen(path, "rb");
+	text = f ? malloc(MAX_FILE) : NULL;
+	if (text)
+		found = memmem(text, fread(text, 1, MAX_FILE, f), MARK, sizeof(MARK) - 1) != NULL;
+	free(text);
+	if (f)
+		fclose(f);
+	return found;
+}
+
+/* Below a plugin that has the checkpoint's own template. */
+static int probe(const struct nvllm_loader_ref *loader, const char *path)
+{
+	return has_token(loader) || has_mark(path, "tokenizer_config.json") ||
+		has_mark(path, "tokenizer.json") ? 20 : 0;
+}
 
 static int open(const struct nvllm_host *host, const struct nvllm_loader_ref *loader,
 	const char *path, const void *conf, struct nvllm_chat **out)
@@ -63,6 +113,47 @@ static void put_message(struct out *o, struct nvllm_str role, struct nvllm_str c
 	put_text(o, "<|im_end|>\n");
 }
 
+/* What ChatML has no place for: a request that brings it is refused, not cut. */
+static const char *stranger(const cJSON *body)
+{
+	static const char *const keys[] = { "tools", "documents", "chat_template_kwargs",
+		"continue_final_message" };
+	const cJSON *m, *k;
+
+	for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); i++) {
+		const cJSON *v = json_get(body, keys[i]);
+
+		if (v && (v->child || cJSON_IsTrue(v)))
+			return keys[i];
+	}
+	cJSON_ArrayForEach(m, json_get(body, "messages"))
+		cJSON_ArrayForEach(k, m)
+			if (strcmp(k->string, "role") && strcmp(k->string, "content") && !cJSON_IsNull(k))
+				return k->string;
+			else if (!cJSON_IsString(k))
+				return "content that is no text";
+	return NULL;
+}
+
+static int check_body(const struct nvllm_host *host, struct nvllm_str body)
+{
+	struct json_error err;
+	const char *what;
+	cJSON *v;
+	int rc = NVLLM_OK;
+
+	if (body.len < 1)
+		return NVLLM_OK;
+	if (json_parse(body.s, (size_t)body.len, NULL, &v, &err))
+		return host->fail(host, NVLLM_EINVAL, "the request's body: byte %zu: %s", err.offset + 1, err.why);
+	what = stranger(v);
+	if (what)
+		rc = host->fail(host, NVLLM_EINVAL, "the chat template 'chatml' knows messages of role and text alone, "
+			"and the request has %.60s: take a checkpoint with a template of its own, or leave it out", what);
+	cJSON_Delete(v);
+	return rc;
+}
+
 /* Lengths that can be added up, and roles that are there. */
 static int check(const struct nvllm_host *host, const struct nvllm_chat_request *req)
 {
@@ -91,6 +182,8 @@ static int64_t render(
 	struct out o = { .text = text, .room = text ? room : 0 };
 	int rc = check(c->host, req);
 
+	if (rc == 0)
+		rc = check_body(c->host, req->body);
 	if (rc < 0)
 		return rc;
 	if (first && c->system.len > 0 &&
@@ -115,7 +208,7 @@ static const struct nvllm_option options[] = {
 };
 
 static const struct nvllm_chat_vt vt = {
-	.size = sizeof(vt), .open = open, .render = render, .stop = stop,
+	.size = sizeof(vt), .probe = probe, .open = open, .render = render, .stop = stop,
 };
 
 static const struct nvllm_component chatml = {
