@@ -47,8 +47,14 @@ struct batch_request {
 	int64_t n_tokens;
 	struct nvllm_chat_message *messages; /* chat */
 	const struct nvllm_chat_message **message_list; /* NULL-ended, into messages */
-	struct nvllm_params params;  /* stops points to the array below */
+	struct json_buf body;    /* chat: what a template may read of the body, as JSON */
+	bool add_generation_prompt; /* chat */
+	struct nvllm_params params;  /* its lists are the arrays below */
 	struct nvllm_str stops[BATCH_MAX_STOPS];
+	struct nvllm_str *bad_words;
+	struct nvllm_bias *logit_bias;
+	int32_t *stop_token_ids, *allowed_token_ids;
+	struct json_buf extra;
 	bool return_token_ids;
 };
 

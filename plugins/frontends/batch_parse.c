@@ -191,9 +191,22 @@ static const struct param params[] = {
 	{ "top_p", BOTH, take_double, AT(top_p), DBL_TRUE_MIN, 1, 0, 0,
 		"a number above 0 and at most 1" },
 	{ "min_p", BOTH, take_double, AT(min_p), 0, 1, 0, 0, "a number from 0 to 1" },
+	{ "typical_p", BOTH, take_double, AT(typical_p), DBL_TRUE_MIN, 1, 0, 0,
+		"a number above 0 and at most 1" },
 	{ "top_k", BOTH, take_int, AT(top_k), 0, 0, -1, INT64_MAX, "a whole number, -1 or more" },
+	{ "repetition_penalty", BOTH, take_double, AT(repetition_penalty), DBL_TRUE_MIN, DBL_MAX, 0, 0,
+		"a number above 0" },
+	{ "presence_penalty", BOTH, take_double, AT(presence_penalty), -2, 2, 0, 0,
+		"a number from -2 to 2" },
+	{ "frequency_penalty", BOTH, take_double, AT(frequency_penalty), -2, 2, 0, 0,
+		"a number from -2 to 2" },
+	{ "logit_bias", BOTH, batch_take_bias },
+	{ "allowed_token_ids", BOTH, batch_take_allowed },
+	{ "bad_words", BOTH, batch_take_bad_words },
 	{ "seed", BOTH, take_seed },
 	{ "stop", BOTH, take_stop },
+	{ "stop_token_ids", BOTH, batch_take_stop_ids },
+	{ "min_tokens", BOTH, take_int, AT(min_tokens), 0, 0, 0, INT64_MAX, "a whole number, 0 or more" },
 	{ "ignore_eos", BOTH, take_ignore_eos },
 	{ "logprobs", BATCH_COMPLETION, take_int, AT(logprobs), 0, 0, 0, BATCH_MAX_TOP,
 		"a whole number from 0 to 20" },
@@ -207,10 +220,15 @@ static const struct param params[] = {
 	{ "priority", BOTH, take_int, AT(priority), 0, 0, NVLLM_UNSET + 1, INT64_MAX,
 		"a whole number above -2^63 and below 2^63" },
 	{ "cache_salt", BOTH, take_salt },
+	{ "vllm_xargs", BOTH, batch_take_extra },
+	{ "tools", BATCH_CHAT, batch_take_objects },
+	{ "tool_choice", BATCH_CHAT, batch_take_tool_choice },
+	{ "documents", BATCH_CHAT, batch_take_objects },
+	{ "chat_template_kwargs", BATCH_CHAT, batch_take_kwargs },
+	{ "reasoning_effort", BATCH_CHAT, batch_take_effort },
+	{ "add_generation_prompt", BATCH_CHAT, batch_take_turn },
+	{ "continue_final_message", BATCH_CHAT, batch_take_turn },
 	{ "best_of", BATCH_COMPLETION, take_same, 0, 1 },
-	{ "frequency_penalty", BOTH, take_same, 0, 0 },
-	{ "presence_penalty", BOTH, take_same, 0, 0 },
-	{ "repetition_penalty", BOTH, take_same, 0, 1 },
 	{ "echo", BOTH, take_same, 0, 0, 0, 0, 0, "false" },
 	{ "stream", BOTH, take_same, 0, 0, 0, 0, 0, "false" },
 };
@@ -309,7 +327,7 @@ static int settle(struct reading *g)
 			g->err, 400, "top_logprobs", "top_logprobs needs logprobs to be true");
 	if (g->logprobs)
 		r->params.logprobs = g->top_logprobs == NVLLM_UNSET ? 0 : g->top_logprobs;
-	return 0;
+	return batch_settle_chat(g);
 }
 
 static int take_body(struct reading *g, cJSON *body)
@@ -391,5 +409,11 @@ void batch_request_free(struct batch_request *r)
 	free(r->tokens);
 	free(r->messages);
 	free(r->message_list);
+	json_buf_free(&r->body);
+	free(r->bad_words);
+	free(r->logit_bias);
+	free(r->stop_token_ids);
+	free(r->allowed_token_ids);
+	json_buf_free(&r->extra);
 	memset(r, 0, sizeof(*r));
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* frontends/batch_prompt.c - decides what a prompt and a list of messages may be: one
- * text, one list of token ids, or messages of text. */
+ * text, one list of token ids, or messages of text. Messages may have members beside role
+ * and content: templates know them. */
 #include "batch_parse.h"
 
 #include <stdlib.h>
@@ -104,6 +105,15 @@ static const char *join_parts(struct reading *g, cJSON *list, int i)
 	return b.s;
 }
 
+/* A turn of the assistant that calls tools need not say anything. */
+static bool may_be_silent(const cJSON *message, const cJSON *role, const cJSON *content)
+{
+	const cJSON *calls = json_get(message, "tool_calls");
+
+	return (!content || cJSON_IsNull(content)) && !strcmp(role->valuestring, "assistant") &&
+	       cJSON_IsArray(calls) && calls->child;
+}
+
 static int take_message(struct reading *g, cJSON *v, int i, struct nvllm_chat_message *out)
 {
 	cJSON *role = json_get(v, "role"), *content = json_get(v, "content");
@@ -112,10 +122,6 @@ static int take_message(struct reading *g, cJSON *v, int i, struct nvllm_chat_me
 	if (!cJSON_IsObject(v))
 		return batch_refuse(g->err, 400, "messages",
 			"messages[%d] must be an object with role and content", i);
-	for (const cJSON *m = v->child; m; m = m->next)
-		if (strcmp(m->string, "role") && strcmp(m->string, "content"))
-			return batch_refuse(g->err, 400, "messages",
-				"messages[%d]: nothing here takes '%.60s'", i, m->string);
 	if (!cJSON_IsString(role) || !*role->valuestring)
 		return batch_refuse(
 			g->err, 400, "messages", "messages[%d].role is missing or no text", i);
@@ -123,6 +129,8 @@ static int take_message(struct reading *g, cJSON *v, int i, struct nvllm_chat_me
 		text = join_parts(g, content, i);
 	else if (cJSON_IsString(content))
 		text = content->valuestring;
+	else if (may_be_silent(v, role, content))
+		text = "";
 	else
 		return batch_refuse(g->err, 400, "messages",
 			"messages[%d].content is missing, or neither a text nor a list of text parts", i);
@@ -141,6 +149,7 @@ int batch_take_messages(struct reading *g, const struct param *p, cJSON *v)
 
 	if (n < 1)
 		return batch_wrong(g, p->name, v, "a list of at least one message");
+	g->list = v;
 	r->messages = calloc((size_t)n, sizeof(*r->messages));
 	r->message_list = calloc((size_t)n + 1, sizeof(*r->message_list));
 	if (!r->messages || !r->message_list)

@@ -151,8 +151,10 @@ static int engine_refused(struct run *r, int status, struct batch_error *err)
 
 static int render(struct run *r, struct job *j, struct batch_error *err)
 {
-	const struct nvllm_chat_request chat = { .size = sizeof(chat), .add_generation_prompt = 1,
-		.messages = j->req.message_list };
+	const struct nvllm_chat_request chat = { .size = sizeof(chat),
+		.add_generation_prompt = j->req.add_generation_prompt,
+		.messages = j->req.message_list,
+		.body = { j->req.body.s, (int64_t)j->req.body.len } };
 	int64_t n;
 
 	if (!r->vt->info(r->engine)->has_chat)

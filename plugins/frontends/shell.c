@@ -149,12 +149,34 @@ static int run(const struct nvllm_host *host, const struct nvllm_engine_vt *vt,
 	return rc;
 }
 
+static int check_kwargs(const struct nvllm_host *host, const char *text)
+{
+	struct json_error why;
+	bool object;
+	cJSON *v;
+
+	if (!*text)
+		return 0;
+	if (json_parse(text, strlen(text), NULL, &v, &why))
+		return host->fail(host, NVLLM_EINVAL,
+			"[shell] template_kwargs cannot be read as JSON: %s, at byte %zu", why.why,
+			why.offset);
+	object = cJSON_IsObject(v);
+	cJSON_Delete(v);
+	return object ? 0
+		      : host->fail(host, NVLLM_EINVAL,
+				"[shell] template_kwargs must be a JSON object, as "
+				"{\"enable_thinking\": false}");
+}
+
 static int check(const struct nvllm_host *host, const void *conf)
 {
 	const struct shell_conf *c = conf;
 	int rc = check_text(host, c->prompt, strlen(c->prompt), "the prompt");
 
-	return rc ? rc : check_text(host, c->system, strlen(c->system), "the system message");
+	if (!rc)
+		rc = check_text(host, c->system, strlen(c->system), "the system message");
+	return rc ? rc : check_kwargs(host, c->template_kwargs);
 }
 
 /* ---- the plugin ---- */
@@ -168,6 +190,8 @@ static const struct nvllm_option options[] = {
 		"give the prompt to the model as it is, without the chat template"),
 	NVLLM_STR(shell_conf, system, "system", "",
 		"system message that begins the conversation; empty = the template's own"),
+	NVLLM_STR(shell_conf, template_kwargs, "template_kwargs", "",
+		"a JSON object for the chat template, as {\"enable_thinking\": false}; empty = none"),
 	NVLLM_STR(shell_conf, history, "history", "",
 		"file that keeps the lines typed; empty = none"),
 	NVLLM_OPTIONS_END
@@ -183,13 +207,24 @@ ARG(arg_top_p, 0, "top-p", "sampler.top_p", NULL,
 	"draw from the likeliest that together have probability P");
 ARG(arg_min_p, 0, "min-p", "sampler.min_p", NULL,
 	"leave out tokens less likely than P times the likeliest");
+ARG(arg_typical, 0, "typical", "sampler.typical_p", NULL, "locally typical sampling; 1 = off");
+ARG(arg_typical_p, 0, "typical-p", "sampler.typical_p", NULL, "the same");
+ARG(arg_repeat, 0, "repeat-penalty", "sampler.repetition_penalty", NULL,
+	"make tokens of prompt and answer less likely; 1 = off");
+ARG(arg_repetition, 0, "repetition-penalty", "sampler.repetition_penalty", NULL, "the same");
+ARG(arg_presence, 0, "presence-penalty", "sampler.presence_penalty", NULL,
+	"taken off tokens that the answer has; 0 = off");
+ARG(arg_frequency, 0, "frequency-penalty", "sampler.frequency_penalty", NULL,
+	"taken off for each time that the answer has a token; 0 = off");
 ARG(arg_seed, 0, "seed", "engine.seed", NULL, "the same seed, the same answer");
 ARG(arg_raw, 0, "raw", "shell.raw", "true", "no chat template");
 ARG(arg_system, 0, "system", "shell.system", NULL, "system message");
+ARG(arg_kwargs, 0, "template-kwargs", "shell.template_kwargs", NULL, "JSON for the chat template");
 #undef ARG
 
 static const struct nvllm_arg *const args[] = { &arg_prompt, &arg_max, &arg_temp, &arg_top_k,
-	&arg_top_p, &arg_min_p, &arg_seed, &arg_raw, &arg_system, NULL };
+	&arg_top_p, &arg_min_p, &arg_typical, &arg_typical_p, &arg_repeat, &arg_repetition,
+	&arg_presence, &arg_frequency, &arg_seed, &arg_raw, &arg_system, &arg_kwargs, NULL };
 
 static const struct nvllm_frontend_vt vt_shell = {
 	.size = sizeof(vt_shell), .args = args, .check = check, .run = run

@@ -13,7 +13,7 @@
 #include "json.h"
 
 struct shell_conf {
-	const char *prompt, *system, *history;
+	const char *prompt, *system, *history, *template_kwargs;
 	int64_t max_tokens;
 	int32_t raw;
 };
@@ -54,6 +54,7 @@ struct shell_talk {
 	struct nvllm_chat_message *messages; /* owns the contents; roles are literals */
 	const struct nvllm_chat_message **list; /* NULL-ended, into messages */
 	int64_t n, cap;
+	struct json_buf body;      /* for the template; empty = nothing beside the messages */
 };
 
 /* With the system message, if one is configured. 0, or a status and a sentence. */

@@ -59,6 +59,13 @@ int shell_talk_begin(struct shell_talk *t, struct shell *sh)
 		return sh->host->fail(sh->host, NVLLM_ENOTSUP,
 			"this model has no chat template: use --raw to give it text as "
 			"it is, or choose a template with [chat] plugin");
+	if (*sh->conf->template_kwargs) { /* an object: shell.c checked */
+		json_put(&t->body, "{\"chat_template_kwargs\": ");
+		json_put(&t->body, sh->conf->template_kwargs);
+		json_put(&t->body, "}");
+		if (t->body.failed)
+			return no_memory(sh);
+	}
 	return *sh->conf->system
 		? shell_talk_add(t, "system", sh->conf->system, strlen(sh->conf->system))
 		: 0;
@@ -68,9 +75,8 @@ int shell_talk_render(struct shell_talk *t, struct nvllm_str *text)
 {
 	const struct nvllm_engine_vt *vt = t->sh->vt;
 	struct nvllm_engine *engine = t->sh->engine;
-	const struct nvllm_chat_request q = {
-		.size = sizeof(q), .add_generation_prompt = 1, .messages = t->list
-	};
+	const struct nvllm_chat_request q = { .size = sizeof(q), .add_generation_prompt = 1,
+		.messages = t->list, .body = { t->body.s, (int64_t)t->body.len } };
 	int64_t n;
 	char *s;
 
@@ -98,5 +104,6 @@ void shell_talk_end(struct shell_talk *t)
 		shell_talk_drop(t);
 	free(t->messages);
 	free(t->list);
+	json_buf_free(&t->body);
 	memset(t, 0, sizeof(*t));
 }

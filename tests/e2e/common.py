@@ -3,6 +3,7 @@
 
 NVLLM is the program (default build/nvllm), NVLLM_MODEL a GGUF file (default the tiny
 llama3 of tests/data: random weights, a context of 512 tokens, no download)."""
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,11 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 NVLLM = os.environ.get("NVLLM", os.path.join(ROOT, "build", "nvllm"))
 MODEL = os.environ.get("NVLLM_MODEL", os.path.join(ROOT, "tests", "data", "gguf", "llama3.q8_0.gguf"))
 
+CHECKPOINTS = os.path.join(ROOT, "tests", "data", "checkpoints")
+GOLDENS = os.path.join(ROOT, "tests", "data", "goldens")
+SHORT = os.environ.get("NVLLM_GOLDEN") == "short"  # builds with sanitizers are several times slower
+EXACT = ["device.activations=f32", "engine.kv_dtype=f32"]
+
 CONF = """[engine]
 max_seqs = 4
 memory = 64M
@@ -22,6 +28,41 @@ path = %s
 [chat]
 plugin = chatml
 """
+
+
+def run(*words, stdin=b""):
+    """nvllm with these words; output as bytes."""
+    return subprocess.run([NVLLM, *words], input=stdin, capture_output=True, timeout=300)
+
+
+def goldens(name):
+    """What the reference says of a checkpoint of tests/data: one dict a prompt."""
+    with open(os.path.join(GOLDENS, name, "goldens.jsonl"), encoding="utf-8") as f:
+        return [json.loads(line) for line in f]
+
+
+def batch(model, bodies, sets=(), code=0):
+    """Bodies through the batch front end, chats those with messages; the whole answers, in order."""
+    with tempfile.TemporaryDirectory(prefix="nvllm-e2e-") as d:
+        src, dst = os.path.join(d, "in.jsonl"), os.path.join(d, "out.jsonl")
+        with open(src, "w") as f:
+            for i, body in enumerate(bodies):
+                url = "/v1/chat/completions" if "messages" in body else "/v1/completions"
+                f.write(json.dumps({"custom_id": str(i), "method": "POST", "url": url, "body": body}) + "\n")
+        p = run("batch", "-i", src, "-o", dst, "--set", "model.path=" + model, "--set", "engine.memory=256M",
+                "--set", "device.threads=1", "--log-level", "warn", *(w for s in sets for w in ("--set", s)))
+        if p.returncode != code:
+            raise AssertionError("exit %d: %s" % (p.returncode, p.stderr.decode(errors="replace")))
+        with open(dst) as f:
+            return [json.loads(line) for line in f]
+
+
+def bodies_of(answers):
+    """The bodies of answers that must all be good."""
+    for a in answers:
+        if a["error"] is not None:
+            raise AssertionError(a["error"]["message"])
+    return [a["response"]["body"] for a in answers]
 
 
 class Case(unittest.TestCase):

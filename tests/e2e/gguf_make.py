@@ -167,6 +167,18 @@ def tiny(arch="llama", layers=1):
     return g
 
 
+def moe():
+    """A sound model with experts: 3 of them, 2 used, 4 wide."""
+    g = tiny("qwen3moe")
+    for key, v in {"expert_count": 3, "expert_used_count": 2, "expert_feed_forward_length": 4}.items():
+        g.kv["qwen3moe." + key] = (U32, v)
+    g.tensors = [t for t in g.tensors if "ffn_gate" not in t.name and "ffn_up" not in t.name and "ffn_down" not in t.name]
+    g.add("blk.0.ffn_gate_inp.weight", [8, 3], F32, bytes(range(96)))
+    for name, *dims in (("gate", 8, 4, 3), ("up", 8, 4, 3), ("down", 4, 8, 3)):
+        g.add("blk.0.ffn_%s_exps.weight" % name, dims, F16, bytes(range(192)))
+    return g
+
+
 def seeds():
     """One file for each road through the loader: name and bytes."""
     yield "tiny", tiny().bytes()
@@ -198,6 +210,30 @@ def seeds():
     g = Gguf()
     g.kv["split.count"] = (U16, 3)
     yield "split", g.bytes()
+    yield "moe", moe().bytes()
+    g = tiny("gemma3")
+    g.kv["gemma3.attention.sliding_window"] = (U32, 8)
+    g.kv["gemma3.attention.sliding_window_pattern"] = (ARRAY, (BOOL, [True]))
+    g.kv["gemma3.attention.scale"] = (F64_, 0.25)
+    g.kv["gemma3.rope.freq_base_swa"] = (F32_, 5000.0)
+    yield "gemma3", g.bytes()
+    g = Gguf()
+    g.kv["general.architecture"] = (STRING, "qwen2")
+    for key, v in {"factor": 4.0, "yarn_attn_factor": 1.5, "attn_factor": 2.0, "yarn_log_multiplier": 1.0,
+                   "yarn_beta_fast": 16.0}.items():
+        g.kv["qwen2.rope.scaling." + key] = (F32_, v)
+    g.kv["qwen2.rope.scaling.type"] = (STRING, "yarn")
+    g.kv["qwen2.context_length"] = (U32, 64)
+    yield "yarn", g.bytes()
+    whole = tiny("qwen3")
+    files = []
+    for i in range(3):
+        g = Gguf()
+        g.kv = dict(whole.kv) if i == 0 else {}
+        g.kv.update({"split.no": (U16, i), "split.count": (U16, 3), "split.tensors.count": (I32, len(whole.tensors))})
+        g.tensors = whole.tensors[i::3]
+        files.append(g.bytes())
+    yield "parts", b"PARTS3" + struct.pack("<2H", *map(len, files[:2])) + b"".join(files)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ and nothing half-written. Each case is a whole run of the program.
 Environment: NVLLM = the binary (default build/nvllm)."""
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 import unittest
@@ -13,6 +14,7 @@ import unittest
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 NVLLM = os.environ.get("NVLLM", os.path.join(ROOT, "build", "nvllm"))
 TINY = os.path.join(ROOT, "tests", "data", "gguf", "llama3.q8_0.gguf")
+CHECKPOINTS = os.path.join(ROOT, "tests", "data", "checkpoints")
 LLAMA2 = os.path.join(ROOT, "tests", "data", "gguf", "llama2.f16.gguf")
 
 
@@ -103,6 +105,89 @@ class Checkpoint(Case):
         self.assertEqual((p.returncode, p.stderr), (0, b""), p.stderr)
 
 
+class Folders(Case):
+    """A checkpoint's folder with one thing wrong in it."""
+
+    def broken(self, words, base="qwen3-tied-bf16", config=(), change=None):
+        """The folder with keys of config.json changed (KeyError: taken out), then change(folder)."""
+        with tempfile.TemporaryDirectory() as d:
+            m = os.path.join(d, "m")
+            shutil.copytree(os.path.join(CHECKPOINTS, base), m)
+            path = os.path.join(m, "config.json")
+            with open(path) as f:
+                c = json.load(f)
+            c.update(config)
+            with open(path, "w") as f:
+                json.dump({k: v for k, v in c.items() if v is not KeyError}, f)
+            if change:
+                change(m)
+            return self.refused(["-p", "x", "--raw", "--set", "model.path=" + m, "--set", "engine.memory=64M"], words)
+
+    def write(self, name, text):
+        def change(folder):
+            with open(os.path.join(folder, name), "w") as f:
+                f.write(text)
+        return change
+
+    def remove(self, name):
+        return lambda folder: os.remove(os.path.join(folder, name))
+
+    def test_architecture(self):
+        known = ["Gemma3ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM",
+                 "Qwen3MoeForCausalLM"]
+        self.broken(["MambaForCausalLM", "docs/PLUGIN.md", *known], config={"architectures": ["MambaForCausalLM"]})
+        self.broken(["architecture", "[model] plugin"], config={"architectures": KeyError})
+        self.broken(["architecture"], config={"architectures": 7})
+
+    def test_missing_keys(self):
+        for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "intermediate_size"):
+            self.broken(["/m: ", "'%s'" % key, "qwen3"], config={key: KeyError})
+        self.broken(["num_experts"], base="qwen3-moe-bf16", config={"num_experts": KeyError})
+
+    def test_other_types(self):
+        for key, v, why in [("hidden_size", "64x", "64x"), ("num_hidden_layers", 3.5, "whole number"),
+                            ("num_hidden_layers", True, "whole number"), ("hidden_size", -1, "-1"),
+                            ("hidden_size", 1e30, "1e"), ("num_attention_heads", {}, "no '"), ("rope_theta", "big", "big"),
+                            ("rope_theta", -5, "-5"), ("tie_word_embeddings", "maybe", "true or false"),
+                            ("hidden_act", "swish9", "silu"), ("rms_norm_eps", "tiny", "tiny")]:
+            self.broken(["/m: ", key, why], config={key: v})
+        self.broken(["rope_scaling", "factor"], config={"rope_scaling": {"rope_type": "linear"}})
+        self.broken(["config.json", "rope_scaling"], config={"rope_scaling": "linear"})
+        self.broken(["rope_scaling.rope_type", "foo", "yarn"], config={"rope_scaling": {"rope_type": "foo", "factor": 2}})
+
+    def test_contradictions(self):
+        """Sizes that are not those of the tensors: which tensor, what it has, what was said."""
+        for key, v, words in [("hidden_size", 128, ["embed_tokens", "[1024][64]", "128"]),
+                              ("intermediate_size", 200, ["layers.0.mlp.gate_proj", "384", "400"]),
+                              ("num_attention_heads", 16, ["layers.0.self_attn.q_proj", "2048", "3072"]),
+                              ("head_dim", 64, ["layers.0.self_attn.q_proj", "2048", "1024"]),
+                              ("vocab_size", 2000, ["embed_tokens", "1024", "2000"]),
+                              ("num_hidden_layers", 4, ["model.layers.3.input_layernorm.weight", "missing"]),
+                              ("tie_word_embeddings", False, ["lm_head.weight", "missing"])]:
+            self.broken(["/m: ", *words], config={key: v})
+        self.broken(["/m: ", "num_attention_heads 8", "num_key_value_heads 3"], config={"num_key_value_heads": 3})
+        self.broken(["mlp.gate", "8", "9"], base="qwen3-moe-bf16", config={"num_experts": 9})
+        self.broken(["/m: ", "num_experts_per_tok", "20", "8"], base="qwen3-moe-bf16", config={"num_experts_per_tok": 20})
+
+    def test_missing_files(self):
+        self.broken(["config.json", "no such file"], change=self.remove("config.json"))
+        self.broken(["model.safetensors", "incomplete"], change=self.remove("model.safetensors"))
+        self.broken(["tokenizer"], change=self.remove("tokenizer.json"))
+        self.broken(["model-00002-of-00003.safetensors", "index", "incomplete"], base="qwen3-untied-f32-sharded",
+                    change=self.remove("model-00002-of-00003.safetensors"))
+
+    def test_no_json(self):
+        for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+            self.broken([name], change=self.write(name, "{"))
+            self.broken([name], change=self.write(name, "[" * 100000))
+        self.broken(["config.json", "object"], change=self.write("config.json", "[]"))
+        self.broken(["index.json"], base="qwen3-untied-f32-sharded", change=self.write("model.safetensors.index.json", "{"))
+
+    def test_truncated(self):
+        for n in (0, 4, 8, 100, 5000, 1538023):
+            self.broken(["model.safetensors"], change=lambda m: os.truncate(os.path.join(m, "model.safetensors"), n))
+
+
 class Requests(Case):
     model = ["--set", "model.path=" + TINY, "--log-level", "warn", "--raw"]
 
@@ -128,7 +213,12 @@ class Requests(Case):
             "too long": {"prompt": [1] * 600}, "max_tokens": {"max_tokens": 100000}, "zero": {"max_tokens": 0},
             "temperature": {"temperature": -1}, "top_p": {"top_p": 1.5}, "min_p": {"min_p": -1}, "top_k": {"top_k": -2},
             "logprobs": {"logprobs": 1000}, "unknown": {"temprature": 1}, "stop": {"stop": ""}, "type": {"max_tokens": "4"},
-            "n": {"n": 129}, "salt": {"cache_salt": ""}, "priority": {"priority": 0.5}, "not there": {"frequency_penalty": 1},
+            "n": {"n": 129}, "salt": {"cache_salt": ""}, "priority": {"priority": 0.5},
+            "penalty": {"frequency_penalty": 3}, "repetition": {"repetition_penalty": 0}, "typical": {"typical_p": 0},
+            "bias id": {"logit_bias": {"99999": 1}}, "bias key": {"logit_bias": {"x": 1}}, "bias": {"logit_bias": {"5": "1"}},
+            "stop id": {"stop_token_ids": [99999]}, "allowed id": {"allowed_token_ids": [99999]},
+            "allowed": {"allowed_token_ids": []}, "bad word": {"bad_words": [""]}, "min_tokens": {"min_tokens": 5},
+            "xargs": {"vllm_xargs": {"grammar": "x"}}, "tools": {"tools": []},
         }
         with tempfile.TemporaryDirectory() as d:
             src, dst = os.path.join(d, "in.jsonl"), os.path.join(d, "out.jsonl")

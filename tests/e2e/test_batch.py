@@ -221,7 +221,7 @@ class BadLines(Batch):
                 self.assertIn(w, e["message"])
 
     def test_never_ignored(self):
-        for key in ("logit_bias", "suffix", "response_format", "tools", "min_tokens", "best-of", "timeout"):
+        for key in ("suffix", "response_format", "tools", "best-of", "timeout", "echo_prompt", "use_beam_search"):
             e = self.refused({"prompt": "x", key: 1})
             self.assertEqual(e["param"], key)
             self.assertIn("'%s'" % key, e["message"])

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """The documents say what is: each function docs/TOUR.md names exists in the file it names, each
-path in README and the documents exists, each command of README is known."""
+path in README and the documents exists, each key of a batch line stands in docs/BATCH.md."""
 import os
 import re
 import unittest
@@ -23,9 +23,18 @@ class Docs(unittest.TestCase):
             self.assertRegex(read(path), r"(?m)^(?!\s)[a-z].*\b%s\([^;]*?\)\s*\{" % name, "%s: %s" % (path, name))
 
     def test_paths(self):
-        for doc in ("README.md", "docs/TOUR.md", "docs/PLUGIN.md", "CONTRIBUTING.md"):
+        for doc in ("README.md", "docs/TOUR.md", "docs/PLUGIN.md", "docs/BATCH.md", "CONTRIBUTING.md"):
             for path in re.findall(r"`((?:core|plugins|backends|include|util|conf|tests|docs|bench|scripts)/[A-Za-z0-9_./]*)`", read(doc)):
                 self.assertTrue(os.path.exists(os.path.join(ROOT, path)), "%s names %s" % (doc, path))
+
+    def test_batch_fields(self):
+        """docs/BATCH.md has a row for each key that batch_parse.c takes, of the same API, and no other."""
+        table = read("plugins", "frontends", "batch_parse.c").split("static const struct param params[]")[1].split("};")[0]
+        takes = re.findall(r'\{ "(\w+)", (\w+),', table)
+        self.assertGreater(len(takes), 30)
+        word = {"BOTH": "both", "BATCH_CHAT": "chat", "BATCH_COMPLETION": "completion"}
+        rows = re.findall(r"(?m)^\| `(\w+)` \| (both|chat|completion) \|", read("docs", "BATCH.md"))
+        self.assertEqual(sorted(rows), sorted((name, word[api]) for name, api in takes))
 
     def test_readme_is_one_screen(self):
         self.assertLess(len(read("README.md").splitlines()), 60)

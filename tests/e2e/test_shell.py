@@ -10,7 +10,7 @@ import subprocess
 import time
 import unittest
 
-from common import Case
+from common import CHECKPOINTS, Case
 
 FIGURES = r"prompt (\d+) tokens \((\d+) cached\), generated (\d+) tokens"
 
@@ -125,6 +125,42 @@ class OnePrompt(Case):
         self.assertIn(b"cannot write", p.stderr)
 
 
+class Folder(Case):
+    """A checkpoint's folder with a template of its own."""
+    qwen = ["--set", "model.path=" + os.path.join(CHECKPOINTS, "qwen3-tied-bf16"), "--set", "chat.plugin=auto", "--temp", "0"]
+
+    def ask(self, *words, code=0):
+        p = self.nvllm(*self.qwen, "-p", "Hello there", "-n", "24", *words, code=code)
+        return p.stdout, p.stderr.decode()
+
+    def prompt(self, *words):
+        return int(re.search(FIGURES, self.ask(*words)[1]).group(1))
+
+    def test_template(self):
+        """The conversation goes through the checkpoint's template, with its arguments."""
+        raw, chat = self.prompt("--raw"), self.prompt()
+        self.assertLess(raw, chat)
+        self.assertEqual(self.prompt("--template-kwargs", '{"enable_thinking": true}'), chat)
+        self.assertGreater(self.prompt("--template-kwargs", '{"enable_thinking": false}'), chat)
+        self.assertGreater(self.prompt("--system", "Be brief."), chat)
+        for bad, why in ("{", "cannot be read as JSON"), ("[]", "must be a JSON object"), ('"x"', "must be a JSON object"):
+            self.assertIn(why, self.ask("--template-kwargs", bad, code=1)[1])
+        self.assertIn("template_kwargs", self.ask("--template-kwargs", "{'a': 1}", code=1)[1])
+
+    def test_penalties(self):
+        """Words of llama.cpp and of vLLM for one thing; each changes a greedy answer."""
+        plain = self.ask()[0]
+        a, b = self.ask("--repeat-penalty", "3")[0], self.ask("--repetition-penalty", "3")[0]
+        self.assertEqual(a, b)
+        self.assertNotEqual(a, plain)
+        self.assertEqual(self.ask("--presence-penalty", "0", "--frequency-penalty", "0", "--repeat-penalty", "1")[0], plain)
+        drawn = ("--temp", "1", "--seed", "3", "--top-k", "0", "--top-p", "1")
+        self.assertEqual(self.ask(*drawn, "--typical", "1")[0], self.ask(*drawn, "--typical-p", "1")[0])
+        self.assertNotEqual(self.ask(*drawn, "--typical", "0.1")[0], self.ask(*drawn)[0])
+        for word, v in ("--presence-penalty", "3"), ("--frequency-penalty", "-2.5"), ("--repeat-penalty", "0"), ("--typical", "0"):
+            self.assertIn("[sampler]", self.ask(word, v, code=1)[1])
+
+
 class Terminal:
     """The program at a pseudo-terminal."""
 
@@ -195,6 +231,15 @@ class Chat(Case):
         t.send(text + "\r")
         t.expect(r"\[cut off after 6 tokens|\[the context is full")
         t.expect(PROMPT)
+
+    def test_conversation_by_template(self):
+        """Turns go through the checkpoint's own template."""
+        t = self.open(*Folder.qwen, "-n", "6", "--set", "shell.template_kwargs={\"enable_thinking\": false}")
+        self.turn(t, "Hello")
+        self.turn(t, "And again")
+        self.assertEqual(self.stats(t), 4)
+        t.send("/quit\r")
+        self.assertEqual(t.close(), 0)
 
     def test_conversation(self):
         t = self.open("-n", "6", "--set", "engine.max_seqs=1")
