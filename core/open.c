@@ -295,16 +295,16 @@ static void eos_of(struct nvllm_engine *e)
 
 	for (int i = 0; i < s->tok_info.n_eos_ids; i++)
 		add_eos(e, s->tok_info.eos_ids[i]);
-	for (char *end; list && *list; list = *end ? end + 1 : NULL) {
+	for (size_t n; list && *list; list += n + (list[n] != 0)) {
+		char *end;
 		long v = strtol(list, &end, 10);
 
-		if (end != list && (*end == ' ' || !*end) && v >= 0 && v < e->ranks[0].arch.vocab) {
+		n = strcspn(list, " ");
+		if (n && end == list + n && v >= 0 && v < e->ranks[0].arch.vocab)
 			add_eos(e, (int32_t)v);
-			continue;
-		}
-		end = list + strcspn(list, " ");
-		log_line(NVLLM_LOG_WARN, NULL, "%s: eos_token_id '%.*s' names no token of the vocabulary of %lld: ignored", s->path,
-			(int)(end - list), list, (long long)e->ranks[0].arch.vocab);
+		else
+			log_line(NVLLM_LOG_WARN, NULL, "%s: eos_token_id '%.*s' names no token of the vocabulary of %lld: ignored",
+				s->path, (int)n, list, (long long)e->ranks[0].arch.vocab);
 	}
 	if (turn && s->tok_vt->encode(s->tok, turn, (int64_t)strlen(turn), 0, &id, 1) == 1)
 		add_eos(e, id);

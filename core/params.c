@@ -130,10 +130,11 @@ static int check_ids(const struct nvllm_engine *e, const char *name, const int32
 	return NVLLM_OK;
 }
 
-static int check_number(const char *name, int64_t n, int64_t most)
+static int check_number(const char *name, const void *list, int64_t n, int64_t most)
 {
-	return n >= 0 && n <= most ? NVLLM_OK :
-		fail(NVLLM_EINVAL, "%s has %lld entries: there may be 0 to %lld", name, (long long)n, (long long)most);
+	if (n < 0 || n > most)
+		return fail(NVLLM_EINVAL, "%s has %lld entries: there may be 0 to %lld", name, (long long)n, (long long)most);
+	return !n || list ? NVLLM_OK : fail(NVLLM_EINVAL, "%s is NULL, and is said to have %lld entries", name, (long long)n);
 }
 
 /* Texts of 1 to MAX_STOP_BYTES bytes: every choice has its own copy of them. */
@@ -155,11 +156,11 @@ static int check_texts(const char *name, const struct nvllm_str *text, int64_t n
 static int check_lists(const struct nvllm_engine *e, const struct nvllm_params *p)
 {
 	int64_t vocab = e->ranks[0].arch.vocab;
-	int rc = check_number("stop_token_ids", p->n_stop_token_ids, MAX_STOPS);
+	int rc = check_number("stop_token_ids", p->stop_token_ids, p->n_stop_token_ids, MAX_STOPS);
 
-	rc = rc ? rc : check_number("bad_words", p->n_bad_words, MAX_STOPS);
-	rc = rc ? rc : check_number("logit_bias", p->n_logit_bias, vocab);
-	rc = rc ? rc : check_number("allowed_token_ids", p->n_allowed_token_ids, vocab);
+	rc = rc ? rc : check_number("bad_words", p->bad_words, p->n_bad_words, MAX_STOPS);
+	rc = rc ? rc : check_number("logit_bias", p->logit_bias, p->n_logit_bias, vocab);
+	rc = rc ? rc : check_number("allowed_token_ids", p->allowed_token_ids, p->n_allowed_token_ids, vocab);
 	rc = rc ? rc : check_ids(e, "stop_token_ids", p->stop_token_ids, p->n_stop_token_ids, sizeof(int32_t));
 	rc = rc ? rc : check_ids(e, "allowed_token_ids", p->allowed_token_ids, p->n_allowed_token_ids, sizeof(int32_t));
 	rc = rc ? rc : check_ids(e, "logit_bias", p->logit_bias ? &p->logit_bias->token : NULL, p->n_logit_bias,
@@ -201,6 +202,7 @@ static int check_processors(const struct nvllm_engine *e, struct nvllm_params *p
 static int check_counts(const struct nvllm_engine *e, int64_t n_prompt, struct nvllm_params *p)
 {
 	int64_t room = e->set.max_model_len - n_prompt;
+	int rc;
 
 	if (n_prompt < 1)
 		return fail(NVLLM_EINVAL, "the prompt is empty: it must have at least one token");
@@ -220,9 +222,8 @@ static int check_counts(const struct nvllm_engine *e, int64_t n_prompt, struct n
 		return fail(NVLLM_EINVAL, "logprobs is %lld: it must be 0 to %d", (long long)p->logprobs, MAX_TOP);
 	if (p->prompt_logprobs != NVLLM_UNSET && (p->prompt_logprobs < 0 || p->prompt_logprobs > MAX_TOP))
 		return fail(NVLLM_EINVAL, "prompt_logprobs is %lld: it must be 0 to %d", (long long)p->prompt_logprobs, MAX_TOP);
-	if (p->n_stops < 0 || p->n_stops > MAX_STOPS)
-		return fail(NVLLM_EINVAL, "there are %lld stop texts: there may be 0 to %d", (long long)p->n_stops, MAX_STOPS);
-	return check_texts("stop text", p->stops, p->n_stops);
+	rc = check_number("stop", p->stops, p->n_stops, MAX_STOPS);
+	return rc ? rc : check_texts("stop text", p->stops, p->n_stops);
 }
 
 /* What belongs to scheduling and the cache. */

@@ -87,8 +87,8 @@ static int check_arch(const struct opening *o, const struct nvllm_arch *a)
 		return fail(NVLLM_EINVAL, "the model '%s' gave an architecture without layers, width, vocabulary or length",
 			o->model->name);
 	if (s->tok_info.n_tokens > a->vocab)
-		return fail(NVLLM_EINVAL, "%s: the tokenizer has %d tokens, the model's vocabulary %lld: they do not belong "
-			"together", s->path, s->tok_info.n_tokens, (long long)a->vocab);
+		log_line(NVLLM_LOG_WARN, NULL, "%s: the tokenizer has %d tokens, the model's vocabulary %lld: prompts that need the "
+			"others are refused", s->path, s->tok_info.n_tokens, (long long)a->vocab);
 	for (int i = 0; i < s->tok_info.n_eos_ids && i < NVLLM_STOP_IDS; i++)
 		if (s->tok_info.eos_ids[i] >= a->vocab)
 			return fail(NVLLM_EINVAL, "%s: end token %d is outside the vocabulary of %lld", s->path,

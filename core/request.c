@@ -63,9 +63,21 @@ static int64_t prompt_ids(struct nvllm_engine *e, const struct nvllm_request *r,
 	if (!*out)
 		return no_memory();
 	n = src->tok_vt->encode(src->tok, r->prompt.s, r->prompt.len, r->encode_flags, *out, room);
+	if (n > room && n <= limit) { /* a normaliser may make more of a text than it has bytes */
+		free(*out);
+		*out = malloc((size_t)n * sizeof(**out));
+		if (!*out)
+			return no_memory();
+		room = n;
+		n = src->tok_vt->encode(src->tok, r->prompt.s, r->prompt.len, r->encode_flags, *out, room);
+	}
 	if (n > limit)
 		return fail(NVLLM_EINVAL, "the prompt is %lld tokens long; this model's context is %lld and must also hold "
 			"the answer: shorten the prompt", (long long)n, (long long)limit);
+	for (int64_t i = 0; i < n; i++)
+		if ((*out)[i] < 0 || (*out)[i] >= e->ranks[0].arch.vocab)
+			return fail(NVLLM_EINVAL, "token %lld of the prompt is %d, which the tokenizer has and the model has not: its "
+				"vocabulary is %lld", (long long)i, (*out)[i], (long long)e->ranks[0].arch.vocab);
 	return n;
 }
 

@@ -62,13 +62,13 @@ static int find(const struct weights *w, const char *name, struct nvllm_tensor_i
 	return w->loader->vt->find(w->loader->loader, name, f);
 }
 
-static int missing(const char *name, int64_t rows, int64_t cols)
+static int missing(const char *name, const struct parts *p, int64_t rows, int64_t cols)
 {
 	bool vec = cols == 0;
 
-	return fail(NVLLM_EINVAL, "tensor '%s' is missing from the checkpoint: the model needs it as [%lld][%lld]; "
-		"the file is incomplete or of another architecture", name, (long long)(vec ? 1 : rows),
-		(long long)(vec ? rows : cols));
+	return fail(NVLLM_EINVAL, "tensor '%s' is missing from the checkpoint: the model needs it%s as [%lld][%lld]; "
+		"the file is incomplete or of another architecture", name, p->n > 1 ? " and those it is joined with" : "",
+		(long long)(vec ? 1 : rows), (long long)(vec ? rows : cols));
 }
 
 /* Part i of each of `planes` experts: one tensor of planes, or tensors that are all alike. */
@@ -83,12 +83,12 @@ static int look_up_experts(const struct weights *w, struct parts *p, int i, int6
 		return f->planes == planes ? NVLLM_OK : fail(NVLLM_EINVAL, "tensor '%s' has %d experts, the configuration says "
 			"%lld", p->name[i], f->planes, (long long)planes);
 	if (find(w, part_at(p, i, 0, name, &plane), f))
-		return missing(name, rows, cols);
+		return missing(name, p, rows, cols);
 	if (f->planes != 1)
 		return fail(NVLLM_EINVAL, "tensor '%s' has %d planes: one expert's weight is a matrix", name, f->planes);
 	for (int32_t e = 1; e < planes; e++) {
 		if (find(w, part_at(p, i, e, name, &plane), &other))
-			return missing(name, rows, cols);
+			return missing(name, p, rows, cols);
 		if (other.dtype != f->dtype || other.rows != f->rows || other.cols != f->cols || other.planes != 1)
 			return fail(NVLLM_EINVAL, "tensor '%s' has another type or shape than that of expert 0", name);
 	}
@@ -108,7 +108,7 @@ static int look_up(struct weights *w, struct parts *p, int64_t planes, int64_t r
 		if (planes)
 			rc = look_up_experts(w, p, i, planes, rows, cols);
 		else if (find(w, p->name[i], f))
-			rc = missing(p->name[i], rows, cols);
+			rc = missing(p->name[i], p, rows, cols);
 		if (rc)
 			return rc;
 		if ((!planes && f->planes != 1) || (vec ? f->rows != 1 : f->cols != cols))

@@ -60,7 +60,7 @@ struct nvllm_logits_vt {
 	/* [step] Before a token is drawn. logits f32 [vocab], to be changed in place; -inf forbids.
 	 * tokens [n_tokens]: the prompt's n_prompt, then the answer so far, which has grown by any
 	 * number since the last call. The same history gives the same result. A failure ends the
-	 * request with the sentence. */
+	 * request with the sentence; so does a row on which nothing is left but -inf. */
 	int  (*apply)(struct nvllm_logits *, struct nvllm_logits_state *, float *logits,
 		const int32_t *tokens, int32_t n_prompt, int32_t n_tokens);
 	/* [any] */

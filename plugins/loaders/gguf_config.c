@@ -264,6 +264,16 @@ static int check_heads(struct nvllm_loader *l)
 		"the model", l->arch_name, as_real(k), as_real(v));
 }
 
+/* A file without sizes of heads: as llama.cpp's src/llama-model.cpp has it, whatever the
+ * architecture's own default is. */
+static int finish_heads(struct nvllm_loader *l)
+{
+	const char *heads = gguf_value(l, "num_attention_heads"), *dim = gguf_value(l, "hidden_size");
+	int64_t n = heads ? strtoll(heads, NULL, 10) : 0, d = dim ? strtoll(dim, NULL, 10) : 0;
+
+	return n < 1 || d < 1 || d % n || gguf_value(l, "head_dim") ? NVLLM_OK : gguf_set(l, "head_dim", "%" PRId64, d / n);
+}
+
 /* The config values of an architecture that is known. */
 static int take_config(struct nvllm_loader *l)
 {
@@ -277,6 +287,8 @@ static int take_config(struct nvllm_loader *l)
 		rc = take_keys(l, l->arch->keys);
 	if (rc == 0)
 		rc = take_keys(l, common_keys);
+	if (rc == 0)
+		rc = finish_heads(l);
 	if (rc == 0)
 		rc = finish_rope(l);
 	return rc == 0 && l->arch->finish ? l->arch->finish(l) : rc;

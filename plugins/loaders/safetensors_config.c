@@ -316,6 +316,7 @@ static int put_config(struct pairs *p, const struct nvllm_loader *l, const char 
 		return rc;
 	cJSON_Delete(cJSON_DetachItemViaPointer(config, json_get(config, "generation")));
 	put_members(p, config, key, 0);
+	put_pair(p, "num_experts", json_get(config, "num_local_experts"));
 	return NVLLM_OK;
 }
 

@@ -58,11 +58,11 @@ static const char *const decoder_acts[] = { "silu", "gelu_pytorch_tanh", "gelu",
 	NVLLM_STR(decoder, factors, "rope_scaling.factors", "", "tensor that divides the frequencies"), \
 	NVLLM_STR(decoder, layer_types, "layer_types", "", "sliding_attention or full_attention for each layer")
 
-/* And of those with sliding layers. on_: its default; from_: NULL-able default of the first such layer. */
-#define DECODER_WINDOW_OPTIONS(window_, on_) \
+/* And of those with sliding layers. on_: whether they slide by default; from_: the first that does. */
+#define DECODER_WINDOW_OPTIONS(window_, on_, from_) \
 	NVLLM_INT(decoder, window, "sliding_window", window_, 0, 1 << 30, "positions a token sees; 0 = all"), \
 	NVLLM_BOOL(decoder, use_window, "use_sliding_window", on_, "whether sliding_window counts"), \
-	NVLLM_INT(decoder, window_from, "max_window_layers", "0", 0, 1 << 20, "layers before it see all positions")
+	NVLLM_INT(decoder, window_from, "max_window_layers", from_, 0, 1 << 20, "layers before it see all positions")
 
 /* What a scaling of the rotary embedding cannot do without. */
 static inline int decoder_check_rope(const struct nvllm_host *host, const struct decoder *d)
@@ -79,6 +79,29 @@ static inline int decoder_check_rope(const struct nvllm_host *host, const struct
 		"no %s", decoder_scalings[d->scaling], lacks);
 }
 
+static inline int32_t decoder_rope_dims(const struct decoder *d)
+{
+	return (int32_t)(d->rope_dims ? d->rope_dims : (int64_t)((double)d->head_dim * d->partial));
+}
+
+/* layer_types: empty, or one of two words for each layer. */
+static inline int decoder_check_layers(const struct nvllm_host *host, const struct decoder *d)
+{
+	int64_t n = 0;
+
+	for (const char *at = d->layer_types + strspn(d->layer_types, " "); *at; n++) {
+		size_t len = strcspn(at, " ");
+
+		if ((len != 17 || strncmp(at, "sliding_attention", len)) && (len != 14 || strncmp(at, "full_attention", len)))
+			return host->fail(host, NVLLM_ENOTSUP, "layer_types has '%.*s' for layer %d: this model plugin knows "
+				"full_attention and sliding_attention", len < 40 ? (int)len : 40, at, (int)n);
+		at += len;
+		at += strspn(at, " ");
+	}
+	return !n || n == d->n_layers ? NVLLM_OK : host->fail(host, NVLLM_EINVAL, "layer_types names %d layers, "
+		"num_hidden_layers is %d: the configuration is damaged", (int)n, (int)d->n_layers);
+}
+
 /* Checks what must belong together and fills in what may be left out. */
 static inline int decoder_check(const struct nvllm_host *host, struct decoder *d)
 {
@@ -93,7 +116,11 @@ static inline int decoder_check(const struct nvllm_host *host, struct decoder *d
 			"there is no head_dim", (int)d->dim, (int)d->n_heads);
 	d->head_dim = d->head_dim ? d->head_dim : d->dim / d->n_heads;
 	d->original_len = d->original_len ? d->original_len : d->max_len;
-	return rc;
+	if (!rc && (decoder_rope_dims(d) < 2 || decoder_rope_dims(d) > d->head_dim || decoder_rope_dims(d) % 2))
+		return host->fail(host, NVLLM_EINVAL, "%d of the %d elements of a head would turn (head_dim and "
+			"partial_rotary_factor or rope_dims): it must be an even number, 2 to head_dim", decoder_rope_dims(d),
+			(int)d->head_dim);
+	return rc ? rc : decoder_check_layers(host, d);
 }
 
 /* Does layer i slide, by layer_types? -1: it says nothing of it. */
@@ -147,10 +174,8 @@ static inline int decoder_arch(const struct nvllm_host *host, const struct decod
 
 static inline struct nvllm_rope decoder_rope(const struct decoder *d)
 {
-	int32_t dims = (int32_t)(d->rope_dims ? d->rope_dims : (int64_t)((double)d->head_dim * d->partial));
-
 	return (struct nvllm_rope){
-		.size = sizeof(struct nvllm_rope), .dims = dims, .theta = d->theta, .scaling = d->scaling,
+		.size = sizeof(struct nvllm_rope), .dims = decoder_rope_dims(d), .theta = d->theta, .scaling = d->scaling,
 		.factor = d->factor, .low_freq_factor = d->low, .high_freq_factor = d->high,
 		.beta_fast = d->beta_fast, .beta_slow = d->beta_slow, .attention_factor = d->attention_factor,
 		.mscale = d->mscale, .mscale_all_dim = d->mscale_all, .untruncated = !d->truncate,

@@ -127,7 +127,7 @@ static int forward(struct nvllm_model *m, struct nvllm_step *s, struct nvllm_ten
 
 static const struct nvllm_option hparams[] = {
 	DECODER_OPTIONS("1000000", "true", "256", "hidden_activation", "gelu_pytorch_tanh"),
-	DECODER_WINDOW_OPTIONS("4096", "true"),
+	DECODER_WINDOW_OPTIONS("4096", "true", "0"),
 	NVLLM_INT(hparams, pattern, "sliding_window_pattern", "6", 1, 1024, "every so many layers sees all positions"),
 	NVLLM_FLOAT(hparams, local_theta, "rope_local_base_freq", "10000", 1e-3, 1e12, "base of the rotary embedding of "
 		"sliding layers"),

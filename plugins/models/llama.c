@@ -96,7 +96,7 @@ static int forward(struct nvllm_model *m, struct nvllm_step *s, struct nvllm_ten
 
 static const struct nvllm_option hparams[] = {
 	DECODER_OPTIONS("10000", "false", "0", "hidden_act", "silu"),
-	DECODER_WINDOW_OPTIONS("0", "true"),
+	DECODER_WINDOW_OPTIONS("0", "true", "0"),
 	NVLLM_BOOL(hparams, attention_bias, "attention_bias", "false", "biases on q, k, v and o"),
 	NVLLM_BOOL(hparams, mlp_bias, "mlp_bias", "false", "biases in the MLP"),
 	NVLLM_OPTIONS_END,

@@ -83,7 +83,7 @@ static int forward(struct nvllm_model *m, struct nvllm_step *s, struct nvllm_ten
 
 static const struct nvllm_option hparams[] = {
 	DECODER_OPTIONS("10000", "false", "0", "hidden_act", "silu"),
-	DECODER_WINDOW_OPTIONS("0", "false"),
+	DECODER_WINDOW_OPTIONS("0", "false", "28"),
 	NVLLM_OPTIONS_END,
 };
 

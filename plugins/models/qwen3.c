@@ -91,7 +91,7 @@ static int forward(struct nvllm_model *m, struct nvllm_step *s, struct nvllm_ten
 
 static const struct nvllm_option hparams[] = {
 	DECODER_OPTIONS("10000", "false", "128", "hidden_act", "silu"),
-	DECODER_WINDOW_OPTIONS("0", "false"),
+	DECODER_WINDOW_OPTIONS("0", "false", "28"),
 	NVLLM_BOOL(hparams, attention_bias, "attention_bias", "false", "biases in the attention: refused"),
 	NVLLM_OPTIONS_END,
 };

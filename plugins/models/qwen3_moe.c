@@ -131,8 +131,8 @@ static int forward(struct nvllm_model *m, struct nvllm_step *s, struct nvllm_ten
 }
 
 static const struct nvllm_option hparams[] = {
-	DECODER_OPTIONS("10000", "false", "128", "hidden_act", "silu"),
-	DECODER_WINDOW_OPTIONS("0", "false"),
+	DECODER_OPTIONS("10000", "false", "0", "hidden_act", "silu"),
+	DECODER_WINDOW_OPTIONS("0", "false", "0"),
 	NVLLM_INT(hparams, n_experts, "num_experts", NULL, 1, 4096, "experts of a layer"),
 	NVLLM_INT(hparams, n_top, "num_experts_per_tok", NULL, 1, 4096, "experts a token passes"),
 	NVLLM_INT(hparams, moe_ffn, "moe_intermediate_size", NULL, 1, 1 << 20, "width of an expert"),

@@ -13,11 +13,13 @@ ARMS = {"cache_hash": ["cache.hash_bits=8", "cache.hash_bits=1"], "cache_radix":
 
 
 # Small checkpoints of the test data for the suites that read one; "": plugins not named here.
-FILES = {"loader_safetensors": "tests/data/checkpoints/*-*", "": "tests/data/gguf/*.gguf"}
+CHECKPOINTS, GGUFS = "tests/data/checkpoints/*-*", "tests/data/gguf/*.gguf"
+FILES = {"loader_safetensors": [CHECKPOINTS], "tokenizer_bpe": [GGUFS, CHECKPOINTS], "tokenizer_spm": [GGUFS, CHECKPOINTS],
+         "chat_jinja": [CHECKPOINTS], "": [GGUFS]}
 
 
 def files(source, name):
-    every = sorted(glob.glob(os.path.join(source, FILES.get(name, FILES[""]))))
+    every = [f for pattern in FILES.get(name, FILES[""]) for f in sorted(glob.glob(os.path.join(source, pattern)))]
     return every if name in FILES else every[:3]
 
 

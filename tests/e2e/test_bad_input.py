@@ -163,7 +163,12 @@ class Folders(Case):
                               ("head_dim", 64, ["layers.0.self_attn.q_proj", "2048", "1024"]),
                               ("vocab_size", 2000, ["embed_tokens", "1024", "2000"]),
                               ("num_hidden_layers", 4, ["model.layers.3.input_layernorm.weight", "missing"]),
-                              ("tie_word_embeddings", False, ["lm_head.weight", "missing"])]:
+                              ("tie_word_embeddings", False, ["lm_head.weight", "missing"]),
+                              ("partial_rotary_factor", 0, ["0 of the 128", "partial_rotary_factor", "head_dim"]),
+                              ("rope_dims", 130, ["130 of the 128", "rope_dims"]),
+                              ("layer_types", ["full_attention"], ["layer_types", "1 layers", "3"]),
+                              ("layer_types", ["full_attention", "linear_attention", "full_attention"],
+                               ["linear_attention", "layer 1", "sliding_attention"])]:
             self.broken(["/m: ", *words], config={key: v})
         self.broken(["/m: ", "num_attention_heads 8", "num_key_value_heads 3"], config={"num_key_value_heads": 3})
         self.broken(["mlp.gate", "8", "9"], base="qwen3-moe-bf16", config={"num_experts": 9})

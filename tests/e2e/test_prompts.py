@@ -6,6 +6,8 @@ drawn. Tiny checkpoints: qwen3 (byte-level BPE, 1009 tokens of 1024 rows) and ll
 import json
 import os
 import re
+import shutil
+import tempfile
 import unittest
 
 from common import CHECKPOINTS, EXACT, batch, bodies_of, goldens, run
@@ -43,6 +45,28 @@ class Case(unittest.TestCase):
         self.assertIsNotNone(text)
         for w in words:
             self.assertIn(w, text)
+
+
+class EndTokens(Case):
+    def test_generation_config(self):
+        """Any number of end tokens, of which a device may be told eight; what is no token is passed over, with a
+        warning, and those behind it count."""
+        free, = ask({"prompt": "Hello"})
+        end = free["token_ids"][7]
+        with tempfile.TemporaryDirectory(prefix="nvllm-e2e-") as d:
+            m = os.path.join(d, "m")
+            shutil.copytree(QWEN, m)
+            with open(os.path.join(m, "generation_config.json"), "w") as f:
+                json.dump({"eos_token_id": [*(i for i in range(900, 912) if i not in free["token_ids"]), -1, 9999, "x", end]}, f)
+            p = run("-p", "Hello", "--raw", "--max-tokens", "1", "--log-level", "warn", "--set", "model.path=" + m,
+                    "--set", "engine.memory=256M")
+            c, still = ask({"prompt": "Hello", "ignore_eos": False}, {"prompt": "Hello"}, model=m)
+        self.assertEqual(p.returncode, 0)
+        for bad in ("'-1'", "'9999'", "'x'"):
+            self.assertIn("eos_token_id " + bad, p.stderr.decode())
+        at = free["token_ids"].index(end)
+        self.assertEqual((c["token_ids"], c["finish_reason"]), (free["token_ids"][:at + 1], "stop"))
+        self.assertEqual(still["token_ids"], free["token_ids"])
 
 
 class Lengths(Case):

@@ -40,7 +40,7 @@ struct ask {
 	uint64_t id;
 };
 
-static void rig_token(struct answer *a, const struct nvllm_token *t)
+static inline void rig_token(struct answer *a, const struct nvllm_token *t)
 {
 	if (a->n == RIG_TOKENS)
 		return;
@@ -53,7 +53,7 @@ static void rig_token(struct answer *a, const struct nvllm_token *t)
 	a->n++;
 }
 
-static void rig_event(void *user, const struct nvllm_event *ev)
+static inline void rig_event(void *user, const struct nvllm_event *ev)
 {
 	struct ask *k = user;
 	struct answer *a = &k->a[ev->choice];
@@ -88,7 +88,7 @@ static struct nvllm_engine *rig_open(const char *const *a, const char *const *b,
 	return e;
 }
 
-static void rig_submit(struct nvllm_engine *e, struct ask *k, uint64_t seed)
+static inline void rig_submit(struct nvllm_engine *e, struct ask *k, uint64_t seed)
 {
 	struct nvllm_params p = nvllm_params_none();
 	struct nvllm_request r = { .size = sizeof(r), .tokens = k->prompt, .n_tokens = k->n_prompt, .params = &p,

@@ -77,7 +77,7 @@ static void use(struct nvllm_loader *l)
 static const struct pair sound_meta[] = {
 	{ "architectures", "LlamaForCausalLM" }, { "name", "none" }, { "num_hidden_layers", "1" },
 	{ "hidden_size", "8" }, { "num_attention_heads", "2" }, { "num_key_value_heads", "1" },
-	{ "head_dim", NULL }, { "vocab_size", "3" }, { "tie_word_embeddings", "true" },
+	{ "head_dim", "4" }, { "vocab_size", "3" }, { "tie_word_embeddings", "true" },
 	{ "rope_theta", "10000" }, { "rope_scaling.rope_type", "linear" },
 	{ "attention_bias", "true" }, { "mlp_bias", NULL },
 	{ "rope_scaling.factor", "4" },

@@ -120,6 +120,14 @@ static void test_refusals(void **state)
 	assert_non_null(strstr(fail_text(), "yarn"));
 	r.scaling = 7;
 	assert_int_equal(rope_table(&r, 0, NULL, f, &mscale), NVLLM_EINVAL);
+	r.scaling = NVLLM_ROPE_LLAMA3;
+	r.original_len = 8192;
+	assert_int_equal(rope_table(&r, 0, NULL, f, &mscale), NVLLM_EINVAL);
+	assert_non_null(strstr(fail_text(), "low_freq_factor"));
+	r.low_freq_factor = r.high_freq_factor = 4; /* between them nothing could be mixed */
+	assert_int_equal(rope_table(&r, 0, NULL, f, &mscale), NVLLM_EINVAL);
+	r.high_freq_factor = 5;
+	assert_int_equal(rope_table(&r, 0, NULL, f, &mscale), 0);
 	r.scaling = NVLLM_ROPE_LINEAR;
 	r.factor = 0;
 	assert_int_equal(rope_table(&r, 0, NULL, f, &mscale), NVLLM_EINVAL);
