@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "cmd.h"
 #include "engine_int.h"
@@ -55,11 +56,10 @@ static int list_messages(const cJSON *messages, struct listed *l)
 	return NVLLM_OK;
 }
 
-static int check_body(const struct json_buf *in, const cJSON *body)
+static int check_body(const cJSON *body)
 {
 	const cJSON *add = json_get(body, "add_generation_prompt");
 
-	(void)in;
 	if (!cJSON_IsObject(body))
 		return fail(NVLLM_EINVAL, "standard input: a chat request is a JSON object with \"messages\"");
 	if (!cJSON_IsArray(json_get(body, "messages")))
@@ -101,7 +101,7 @@ static int render_body(const struct chat_ref *chat, const struct json_buf *in, c
 	if (json_parse(in->s ? in->s : "", in->len, NULL, &body, &err))
 		return fail(NVLLM_EINVAL, "standard input, line %d, byte %zu: %s", err.line,
 			err.offset + 1, err.why);
-	rc = check_body(in, body);
+	rc = check_body(body);
 	if (!rc)
 		rc = list_messages(json_get(body, "messages"), &l);
 	if (!rc) {
@@ -115,6 +115,16 @@ static int render_body(const struct chat_ref *chat, const struct json_buf *in, c
 	free(l.list);
 	cJSON_Delete(body);
 	return rc;
+}
+
+/* Is it of the form 2025-03-09T14:05:07, and a day that there is? */
+static bool is_time(const char *s)
+{
+	struct tm tm = { .tm_isdst = 0 };
+	const char *end = strlen(s) == 19 ? strptime(s, "%Y-%m-%dT%H:%M:%S", &tm) : NULL;
+	int day = tm.tm_mday;
+
+	return end && !*end && tm.tm_sec < 60 && timegm(&tm) != (time_t)-1 && tm.tm_mday == day;
 }
 
 int cmd_render(const struct cli *c, struct conf *conf, struct plugins *plugins)
@@ -138,6 +148,8 @@ int cmd_render(const struct cli *c, struct conf *conf, struct plugins *plugins)
 			path = s;
 		}
 	}
+	if (now && !is_time(now))
+		return usage("'--now' is '%.40s': it needs a time such as 2025-03-09T14:05:07", now);
 	if (!path)
 		return usage("'render' needs the PATH of a checkpoint or of a template");
 	rc = source_open_chat(plugins, conf, path, &src);

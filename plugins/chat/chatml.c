@@ -117,21 +117,26 @@ static void put_message(struct out *o, struct nvllm_str role, struct nvllm_str c
 static const char *stranger(const cJSON *body)
 {
 	static const char *const keys[] = { "tools", "documents", "chat_template_kwargs",
-		"continue_final_message" };
+		"continue_final_message", "reasoning_effort" };
 	const cJSON *m, *k;
 
 	for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); i++) {
 		const cJSON *v = json_get(body, keys[i]);
 
-		if (v && (v->child || cJSON_IsTrue(v)))
+		if (v && (v->child || cJSON_IsTrue(v) || cJSON_IsString(v)))
 			return keys[i];
 	}
-	cJSON_ArrayForEach(m, json_get(body, "messages"))
+	cJSON_ArrayForEach(m, json_get(body, "messages")) {
+		if (!cJSON_IsObject(m))
+			return "a message that is no object";
 		cJSON_ArrayForEach(k, m)
-			if (strcmp(k->string, "role") && strcmp(k->string, "content") && !cJSON_IsNull(k))
+			if (!strcmp(k->string, "role") || !strcmp(k->string, "content")) {
+				if (!cJSON_IsString(k))
+					return "content that is no text";
+			} else if (!cJSON_IsNull(k)) {
 				return k->string;
-			else if (!cJSON_IsString(k))
-				return "content that is no text";
+			}
+	}
 	return NULL;
 }
 

@@ -49,15 +49,19 @@ static void parse_job(struct jin *j, void *arg)
 	jinja_parse(j, p->text, p->len, &p->body);
 }
 
-/* The sentence may have been cut within a character. */
-static int say(const struct nvllm_host *host, const struct jin *j, const char *where, const char *name)
+/* Names and values in the sentence may have been cut within a character: what is left of it goes. */
+static int say(const struct nvllm_host *host, struct jin *j, const char *where, const char *name)
 {
-	int n = (int)utf8_complete(j->why, strlen(j->why));
+	size_t len = strlen(j->why), bad;
 
+	while ((bad = utf8_check(j->why, len)) < len) {
+		memmove(j->why + bad, j->why + bad + 1, len - bad);
+		len--;
+	}
 	if (j->line)
-		return host->fail(host, j->status, "%s: chat template%s%s, line %d: %.*s", where,
-			*name ? " " : "", name, j->line, n, j->why);
-	return host->fail(host, j->status, "%s: %.*s", where, n, j->why);
+		return host->fail(host, j->status, "%s: chat template%s%s, line %d: %s", where,
+			*name ? " " : "", name, j->line, j->why);
+	return host->fail(host, j->status, "%s: %s", where, j->why);
 }
 
 static int parse_one(struct nvllm_chat *c, const char *path, int i)
@@ -179,7 +183,8 @@ static void render_job(struct jin *j, void *arg)
 	for (int i = 0; i < c->source.n_tokens; i++)
 		dict_set(j, asked.context.d, v_text(j, c->source.token_names[i]),
 			v_text(j, c->source.tokens[i]));
-	request_read(j, r->req, r->body, c->content, c->parts[c->first], c->parse_arguments, &asked);
+	request_read(j, r->req, r->body, c->content, c->parts[c->first], c->parts[c->tools],
+		c->parse_arguments, &asked);
 	which = asked.tools ? c->tools : c->first;
 	j->context = asked.context.d;
 	j->now = r->req->now;

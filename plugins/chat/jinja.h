@@ -421,7 +421,7 @@ struct asked {
 };
 struct nvllm_chat_request;
 void request_read(struct jin *, const struct nvllm_chat_request *, const struct cJSON *body,
-	enum content, bool parts, bool parse_arguments, struct asked *);
+	enum content, bool parts, bool parts_tools, bool parse_arguments, struct asked *);
 struct val request_cut(struct jin *, const struct asked *, struct val text);
 
 /* jinja_source.c: the template's text */

@@ -197,6 +197,7 @@ GLOBAL(g_strftime)
 	if (arg[0].t != T_STR)
 		jin_fail(j, "strftime() argument 1 must be str, not %s", v_type(arg[0]));
 	get_now(j, &c.tm);
+	jin_charge(j, 1024 * s->len);
 	c.locale = newlocale(LC_ALL_MASK, "C", (locale_t)0);
 	for (int64_t i = 0; c.locale && i < s->len;) {
 		char conv[4] = "%";

@@ -197,38 +197,41 @@ struct val request_cut(struct jin *j, const struct asked *a, struct val text)
 }
 
 void request_read(struct jin *j, const struct nvllm_chat_request *req, const struct cJSON *json,
-	enum content content, bool parts, bool parse, struct asked *out)
+	enum content content, bool parts, bool parts_tools, bool parse, struct asked *out)
 {
 	static const char *const own[] = { "messages", "chat_template", "tokenize" };
 	struct val body = json ? json_value(j, json) : v_dict(j), messages, more, v;
-	bool join = content == CONTENT_JOIN || (content == CONTENT_AUTO && !parts), going;
+	bool join, going;
 	struct dict *d = out->context.d;
 
 	if (body.t != T_DICT)
 		jin_fail(j, "the request is no JSON object");
+	more = member(j, body.d, "chat_template_kwargs");
+	if (more.t != T_DICT && more.t != T_NONE)
+		jin_fail(j, "\"chat_template_kwargs\" is no object");
+	out->tools = (more.t == T_DICT && dict_get_text(j, more.d, "tools", &v) ? v :
+		member(j, body.d, "tools")).t != T_NONE;
+	join = content == CONTENT_JOIN || (content == CONTENT_AUTO && !(out->tools ? parts_tools : parts));
 	messages = read_messages(j, req, body.d, join, parse);
-	going = v_true_of(j, member(j, body.d, "continue_final_message"));
+	v = member(j, body.d, "continue_final_message");
+	if (v.t != T_BOOL && v.t != T_NONE)
+		jin_fail(j, "\"continue_final_message\" is neither true nor false");
+	going = v_true_of(j, v);
 	if (going && v_true_of(j, member(j, body.d, "add_generation_prompt")))
 		jin_fail(j, "continue_final_message and add_generation_prompt exclude each other");
 	if (going)
 		mark_final(j, out, messages.l);
 	dict_set(j, d, v_text(j, "messages"), messages);
-	v = member(j, body.d, "tools");
-	dict_set(j, d, v_text(j, "tools"), v);
+	dict_set(j, d, v_text(j, "tools"), member(j, body.d, "tools"));
 	dict_set(j, d, v_text(j, "documents"), member(j, body.d, "documents"));
 	dict_set(j, d, v_text(j, "add_generation_prompt"), v_bool(req->add_generation_prompt && !going));
 	v = member(j, body.d, "reasoning_effort");
 	if (v.t != T_NONE)
 		dict_set(j, d, v_text(j, "reasoning_effort"), v);
-	more = member(j, body.d, "chat_template_kwargs");
-	if (more.t != T_DICT && more.t != T_NONE)
-		jin_fail(j, "\"chat_template_kwargs\" is no object");
 	for (int64_t i = 0; more.t == T_DICT && i < more.d->n; i++) {
 		for (int k = 0; k < 3; k++)
 			if (str_is(more.d->e[i].key, own[k]))
 				jin_fail(j, "chat_template_kwargs cannot set '%s'", own[k]);
 		dict_set(j, d, more.d->e[i].key, more.d->e[i].v);
 	}
-	v = member(j, d, "tools");
-	out->tools = v.t != T_NONE;
 }

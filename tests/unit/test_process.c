@@ -178,7 +178,7 @@ static void failures(struct nvllm_engine *e, const char *arm)
 
 static void test_failures(void **state)
 {
-	for (int i = 0; i < N_ARMS; i += quick() ? 2 : 1) {
+	for (int i = quick(); i < N_ARMS; i += quick() ? 3 : 1) {
 		struct nvllm_engine *e = open_arm(&arms[i]);
 
 		failures(e, arms[i].name);
@@ -423,7 +423,7 @@ static void kinds(const struct arm *a)
 static void test_same_everywhere(void **state)
 {
 	for (int i = 0; i < N_ARMS; i++)
-		if (!arms[i].own && !(quick() && i % 2))
+		if (!arms[i].own && !(quick() && i % 3))
 			kinds(&arms[i]);
 	/* the checks above say something only of answers that would have been others */
 	assert_int_equal(want[1].got[0].finish, NVLLM_FINISH_STOP);
@@ -431,7 +431,7 @@ static void test_same_everywhere(void **state)
 	for (int k = 2; k < N_KINDS; k++)
 		assert_int_not_equal(memcmp(want[k].got[0].ids, want[0].got[0].ids, sizeof(want[0].got[0].ids)), 0);
 	for (int i = 0; i < N_ARMS; i++)
-		if (arms[i].own)
+		if (arms[i].own && !quick())
 			kinds(&arms[i]);
 }
 
