@@ -148,11 +148,10 @@ int cmd_render(const struct cli *c, struct conf *conf, struct plugins *plugins)
 			path = s;
 		}
 	}
-	if (now && !is_time(now))
-		return usage("'--now' is '%.40s': it needs a time such as 2025-03-09T14:05:07", now);
 	if (!path)
 		return usage("'render' needs the PATH of a checkpoint or of a template");
-	rc = source_open_chat(plugins, conf, path, &src);
+	rc = now && !is_time(now) ? fail(NVLLM_EINVAL, "'--now' is '%.40s': it needs a time such as "
+		"2025-03-09T14:05:07", now) : source_open_chat(plugins, conf, path, &src);
 	if (!rc)
 		rc = chat_open(plugins, conf, src->ref.loader ? &src->ref : NULL, path, &chat);
 	if (!rc && !chat.comp)

@@ -179,7 +179,7 @@ struct val str_strip(struct jin *j, struct val v, struct val chars, int sides)
 		b = from;
 		n--;
 	}
-	jin_charge(j, 8 * (v.s->len - (b - a)));
+	jin_charge(j, 16 * (v.s->len - (b - a)));
 	return v_safe(v_str_n(j, v.s->s + a, b - a, n), v.k);
 }
 

@@ -207,9 +207,11 @@ static int put_member(struct reading *g, const cJSON *m, int i)
 	return 0;
 }
 
-/* Members that are null are left out, as transformers' users do. */
+/* Members that are null are left out, as transformers' users do; but content is always there, as
+ * in vLLM: templates ask what is in it without asking whether it is. */
 static int put_message(struct reading *g, const cJSON *v, int i)
 {
+	const cJSON *content = json_get(v, "content");
 	struct json_buf *b = &g->r->body;
 	bool first = true;
 
@@ -224,7 +226,7 @@ static int put_message(struct reading *g, const cJSON *v, int i)
 		if (put_member(g, m, i))
 			return -1;
 	}
-	json_put(b, "}");
+	json_put(b, !content || cJSON_IsNull(content) ? ", \"content\": \"\"}" : "}");
 	return 0;
 }
 

@@ -200,6 +200,9 @@ class Requests(Folder):
         self.assertEqual(self.prompt(path, user("x"), "--now=" + NOW), "09 Mar 2025, Sunday 14:05:07")
         self.assertEqual(self.prompt(path, user("x"), "--now", "2024-02-29T00:00:00"), "29 Feb 2024, Thursday 00:00:00")
         self.assertIn("2025-03-09T14:05:07", self.refused(path, user("x"), "--now", "noon"))
+        plain = self.write("plain.jinja", "x")  # told also where the template asks for no time
+        for now in ("2025-02-30T00:00:00", "2025-03-09T14:05:07Z", "2025-03-09T14:05:60"):
+            self.assertIn(now, self.refused(plain, user("x"), "--now", now))
         self.assertRegex(self.prompt(path, user("x")), r"^\d\d \w{3} 20\d\d, ")
 
     def test_refused(self):

@@ -66,7 +66,7 @@ static void sampling_reaches_the_engine(void **state)
 	assert_string_equal(f->engine.last_lists, "bias | stop | allowed | bad | extra ");
 }
 
-/* What a template may read: all members of messages, but null ones; text parts as one text;
+/* What a template may read: all members of messages, but null ones; a content always; text parts as one text;
  * the arguments of a call as JSON. */
 static void templates_read_the_body(void **state)
 {
@@ -81,7 +81,7 @@ static void templates_read_the_body(void **state)
 	assert_string_equal(f->engine.last_body, "{\"messages\": [{\"role\": \"u\", \"content\": \"b\\nc\", \"name\": \"n\"}, "
 		"{\"role\": \"assistant\", \"tool_calls\": [{\"id\": \"i\", \"function\": {\"name\": \"f\", \"arguments\": {\"a\": 1e22}}}, "
 		"{\"function\": {\"arguments\": {}}}, {\"function\": {\"name\": \"g\", \"arguments\": {}}}, "
-		"{\"function\": {\"arguments\": {}}}]}, {\"role\": \"tool\", \"content\": \"r\", \"tool_call_id\": \"i\"}], "
+		"{\"function\": {\"arguments\": {}}}], \"content\": \"\"}, {\"role\": \"tool\", \"content\": \"r\", \"tool_call_id\": \"i\"}], "
 		"\"tools\": [{\"type\": \"function\", \"x\": 3.0}], \"documents\": [], "
 		"\"chat_template_kwargs\": {\"enable_thinking\": false}, \"add_generation_prompt\": true}");
 	assert_int_equal(f->engine.last_turn, 1);

@@ -75,6 +75,12 @@ static void says_where(void **state)
 		{ "{% set 1 = 2 %}", "can't assign to 'const'" },
 		{ "{% set d = {} %}{% set d.x = 1 %}", "cannot assign attribute on non-namespace object" },
 		{ "{{ namespace(_x=1) }}", "underscore-prefixed" },
+		{ "{{ self.x }}", "'self' is not supported" },
+		{ "{{ dict.items() }}", "needs a dict before the dot" },
+		{ "{{ 1 in dict.keys() }}", "needs a dict before the dot" },
+		{ "{{ '{:c}'.format(1114112) }}", "no character" },
+		{ "{{ '{0a}'.format(1) }}", "no argument '0a'" },
+		{ "{{ range(0, 9223372036854775807, 9223372036854775806)[2:] }}", "int too large" },
 		{ "{{ '\\ud800' }}", "an escape that is no character" },
 		{ "{{ 9223372036854775807 * 9223372036854775807 + 1 }}", "64 bits" },
 	};
@@ -118,6 +124,8 @@ static void bombs(void **state)
 		{ "{% set s = 'a' * 100000 %}{{ s|replace('a', s) }}", "64 MiB" },
 		{ "{% set s = 'a' * 1000000 %}" LOOP "{{ s.count('b') }}{% endfor %}", "steps" },
 		{ "{% set s = 'a' * 1000000 %}" LOOP "{{ s }}{% endfor %}", "the prompt grows beyond" },
+		{ "{% set s = ' ' * 20000000 %}" LOOP "{% set t = s.strip() %}{% endfor %}", "steps" },
+		{ "{% set s = '%c' * 1000 %}" LOOP "{% set t = strftime_now(s) %}{% endfor %}", "steps" },
 		{ "{{ 10**10**10 }}", "64 bits" },
 	};
 	const struct nvllm_chat_vt *vt = plugin();
