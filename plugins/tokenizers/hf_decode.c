@@ -316,7 +316,8 @@ static struct hf_text *texts_of(const struct hf *hf)
 
 	if (!t)
 		return NULL;
-	memcpy(t, hf->vocab.texts, (size_t)hf->vocab.n * sizeof(*t));
+	if (hf->vocab.n) /* else there is no list */
+		memcpy(t, hf->vocab.texts, (size_t)hf->vocab.n * sizeof(*t));
 	for (int32_t i = 0; i < hf->n_added; i++)
 		t[hf->added[i].id] = (struct hf_text){ .s = hf->added[i].form,
 			.len = hf->added[i].form_len };

@@ -106,7 +106,7 @@ static void test_byte_tokens(void **state)
 	/* the euro sign; a byte that begins nothing; a cut character before a piece and at the end */
 	static const int bytes[] = { 0xE2, 0x82, 0xAC, 0xFF, 0x41, -1, 0xE2, 0x82, -1, 0xE2 };
 	static const char *const sent[] = { "", "", "\xE2\x82\xAC", "\xEF\xBF\xBD", "\xEF\xBF\xBD", "ab", "", "",
-		"\xEF\xBF\xBD\xEF\xBF\xBD" "ab", "" };
+		("\xEF\xBF\xBD\xEF\xBF\xBD" "ab"), "" };
 	struct nvllm_str s;
 
 	for (size_t i = 0; i < sizeof(bytes) / sizeof(*bytes); i++) {
