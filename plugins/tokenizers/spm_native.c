@@ -147,6 +147,8 @@ static int model_init(struct hf *hf, const struct spm_source *s)
 			rc = hf_token(hf, i, s->tokens[i].s, (size_t)s->tokens[i].len, s->name);
 	hf->kind = &native;
 	hf->model = m;
+	if (rc >= 0 && s->n > 0) /* pieces without a text have ids too: the unknown one's may be the last */
+		rc = hf_room_for(hf, s->n - 1);
 	return rc < 0 ? rc : hf_vocab_end(hf);
 }
 
