@@ -189,4 +189,30 @@ static inline struct nvllm_norm decoder_norm(const struct decoder *d, double off
 		.offset = offset, .w = w };
 }
 
+/* The weights that a layer of all of them has; norms lie before their sublayer. */
+struct decoder_layer {
+	struct nvllm_norm norm1, norm2;
+	struct nvllm_tensor qkv, o, gate_up, down;
+};
+
+#define DECODER_W(cut, rows, cols, name) w->get(w, cut, rows, cols, "model.layers.%d." name ".weight", i)
+static inline void decoder_bind_attention(const struct decoder *d, struct nvllm_weights *w, int i,
+	struct decoder_layer *l)
+{
+	int64_t q = d->n_heads * d->head_dim, kv = d->n_kv_heads * d->head_dim;
+
+	w->layer = i;
+	l->norm1 = decoder_norm(d, 0, DECODER_W(NVLLM_WHOLE, d->dim, 0, "input_layernorm"));
+	l->qkv   = DECODER_W(NVLLM_CUT_HEADS, q + 2 * kv, d->dim, "self_attn.{q,k,v}_proj");
+	l->o     = DECODER_W(NVLLM_CUT_HEADS_IN, d->dim, q, "self_attn.o_proj");
+	l->norm2 = decoder_norm(d, 0, DECODER_W(NVLLM_WHOLE, d->dim, 0, "post_attention_layernorm"));
+}
+
+static inline void decoder_bind_mlp(const struct decoder *d, struct nvllm_weights *w, int i, struct decoder_layer *l)
+{
+	l->gate_up = DECODER_W(NVLLM_CUT_ROWS, 2 * d->ffn, d->dim, "mlp.{gate,up}_proj");
+	l->down    = DECODER_W(NVLLM_CUT_COLS, d->dim, d->ffn, "mlp.down_proj");
+}
+#undef DECODER_W
+
 #endif

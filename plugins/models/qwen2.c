@@ -6,8 +6,8 @@
 #include "decoder.h"
 
 struct layer {
-	struct nvllm_norm norm1, norm2;
-	struct nvllm_tensor qkv, bias, o, gate_up, down;
+	struct decoder_layer common;
+	struct nvllm_tensor bias;
 };
 
 struct nvllm_model {
@@ -49,15 +49,10 @@ static int bind(struct nvllm_model *m, struct nvllm_weights *w)
 	for (int i = 0; i < d->n_layers; i++) {
 		struct layer *l = &m->layers[i];
 
-		w->layer = i;
+		decoder_bind_attention(d, w, i, &l->common);
+		decoder_bind_mlp(d, w, i, &l->common);
 #define W(cut, rows, cols, name) w->get(w, cut, rows, cols, "model.layers.%d." name, i)
-		l->norm1   = decoder_norm(d, 0, W(NVLLM_WHOLE, d->dim, 0, "input_layernorm.weight"));
-		l->qkv     = W(NVLLM_CUT_HEADS, q + 2 * kv, d->dim, "self_attn.{q,k,v}_proj.weight");
 		l->bias    = W(NVLLM_CUT_HEADS, q + 2 * kv, 0, "self_attn.{q,k,v}_proj.bias");
-		l->o       = W(NVLLM_CUT_HEADS_IN, d->dim, q, "self_attn.o_proj.weight");
-		l->norm2   = decoder_norm(d, 0, W(NVLLM_WHOLE, d->dim, 0, "post_attention_layernorm.weight"));
-		l->gate_up = W(NVLLM_CUT_ROWS, 2 * d->ffn, d->dim, "mlp.{gate,up}_proj.weight");
-		l->down    = W(NVLLM_CUT_COLS, d->dim, d->ffn, "mlp.down_proj.weight");
 #undef W
 	}
 	return w->status;
@@ -73,8 +68,8 @@ static int forward(struct nvllm_model *m, struct nvllm_step *s, struct nvllm_ten
 		struct nvllm_attn_in in = { .size = sizeof(in), .layer = i, .rotary = &m->rotary, .bias = &l->bias };
 		int64_t mark = op->mark(s);
 
-		op->linear_add(s, x, op->attention(s, op->norm_linear(s, x, &l->norm1, l->qkv, NULL), &in), l->o, NULL);
-		op->linear_add(s, x, op->norm_linear_glu(s, x, &l->norm2, l->gate_up, m->d.act), l->down, NULL);
+		op->linear_add(s, x, op->attention(s, op->norm_linear(s, x, &l->common.norm1, l->common.qkv, NULL), &in), l->common.o, NULL);
+		op->linear_add(s, x, op->norm_linear_glu(s, x, &l->common.norm2, l->common.gate_up, m->d.act), l->common.down, NULL);
 		op->reset(s, mark);
 	}
 	*logits = op->norm_linear(s, op->logit_rows(s, x), &m->norm, m->head, NULL);

@@ -10,8 +10,8 @@ struct hparams {
 };
 
 struct layer {
-	struct nvllm_norm norm1, norm2, q_norm, k_norm;
-	struct nvllm_tensor qkv, o, gate_up, down;
+	struct decoder_layer common;
+	struct nvllm_norm q_norm, k_norm;
 };
 
 struct nvllm_model {
@@ -45,7 +45,6 @@ static int create(const struct nvllm_host *host, const void *hparams, const void
 static int bind(struct nvllm_model *m, struct nvllm_weights *w)
 {
 	const struct decoder *d = &m->h.d;
-	int64_t q = d->n_heads * d->head_dim, kv = d->n_kv_heads * d->head_dim;
 	struct nvllm_rope rope = decoder_rope(d);
 
 	m->rotary = w->rope(w, &rope);
@@ -55,16 +54,11 @@ static int bind(struct nvllm_model *m, struct nvllm_weights *w)
 	for (int i = 0; i < d->n_layers; i++) {
 		struct layer *l = &m->layers[i];
 
-		w->layer = i;
+		decoder_bind_attention(d, w, i, &l->common);
+		decoder_bind_mlp(d, w, i, &l->common);
 #define W(cut, rows, cols, name) w->get(w, cut, rows, cols, "model.layers.%d." name, i)
-		l->norm1   = decoder_norm(d, 0, W(NVLLM_WHOLE, d->dim, 0, "input_layernorm.weight"));
-		l->qkv     = W(NVLLM_CUT_HEADS, q + 2 * kv, d->dim, "self_attn.{q,k,v}_proj.weight");
 		l->q_norm  = decoder_norm(d, 0, W(NVLLM_WHOLE, d->head_dim, 0, "self_attn.q_norm.weight"));
 		l->k_norm  = decoder_norm(d, 0, W(NVLLM_WHOLE, d->head_dim, 0, "self_attn.k_norm.weight"));
-		l->o       = W(NVLLM_CUT_HEADS_IN, d->dim, q, "self_attn.o_proj.weight");
-		l->norm2   = decoder_norm(d, 0, W(NVLLM_WHOLE, d->dim, 0, "post_attention_layernorm.weight"));
-		l->gate_up = W(NVLLM_CUT_ROWS, 2 * d->ffn, d->dim, "mlp.{gate,up}_proj.weight");
-		l->down    = W(NVLLM_CUT_COLS, d->dim, d->ffn, "mlp.down_proj.weight");
 #undef W
 	}
 	return w->status;
@@ -81,8 +75,8 @@ static int forward(struct nvllm_model *m, struct nvllm_step *s, struct nvllm_ten
 			.q_norm = &l->q_norm, .k_norm = &l->k_norm };
 		int64_t mark = op->mark(s);
 
-		op->linear_add(s, x, op->attention(s, op->norm_linear(s, x, &l->norm1, l->qkv, NULL), &in), l->o, NULL);
-		op->linear_add(s, x, op->norm_linear_glu(s, x, &l->norm2, l->gate_up, m->h.d.act), l->down, NULL);
+		op->linear_add(s, x, op->attention(s, op->norm_linear(s, x, &l->common.norm1, l->common.qkv, NULL), &in), l->common.o, NULL);
+		op->linear_add(s, x, op->norm_linear_glu(s, x, &l->common.norm2, l->common.gate_up, m->h.d.act), l->common.down, NULL);
 		op->reset(s, mark);
 	}
 	*logits = op->norm_linear(s, op->logit_rows(s, x), &m->norm, m->head, NULL);
