@@ -183,7 +183,7 @@ static int32_t whole_word(struct encoder *e, const char *s, size_t len)
 	for (size_t i = 0; i < len; i++) {
 		if (n > (size_t)v->max_word)
 			return -1;
-		n += (size_t)bpe_byte_char((unsigned char)s[i], e->text + n);
+		n += (size_t)hf_byte_char((unsigned char)s[i], e->text + n);
 	}
 	id = bpe_vocab_find(v, e->text, n);
 	return id >= 0 && v->types[id] != BPE_USER && !bpe_is_special(v, id) ? id : -1;

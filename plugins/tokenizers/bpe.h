@@ -108,8 +108,6 @@ struct bpe_vocab {
 int bpe_vocab_init(const struct nvllm_host *, const struct bpe_source *, struct bpe_vocab *out);
 /* The id of a token's text, -1 if there is none. */
 int32_t bpe_vocab_find(const struct bpe_vocab *, const char *text, size_t len);
-/* One byte as its character of the byte alphabet: 1 or 2 bytes of UTF-8. */
-int bpe_byte_char(unsigned char byte, char out[2]);
 static inline bool bpe_is_special(const struct bpe_vocab *v, int32_t id)
 {
 	return v->types[id] == BPE_CONTROL || v->types[id] == BPE_UNKNOWN;

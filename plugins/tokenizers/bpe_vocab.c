@@ -6,44 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "hf.h"
 #include "utf8.h"
-
-/* The byte alphabet of GPT-2 (bytes_to_unicode in openai/gpt-2, src/encoder.py): bytes that
- * print in Latin-1 stand for themselves, the other 68 for U+0100 on, in order. */
-static uint32_t byte_to_char(unsigned char byte)
-{
-	if ((byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte != 0xAD))
-		return byte;
-	return byte <= 0x20 ? 256u + byte : byte == 0xAD ? 323u : 256u + 33u + (byte - 0x7Fu);
-}
-
-static int char_to_byte(uint32_t c)
-{
-	if (c < 256)
-		return byte_to_char((unsigned char)c) == c ? (int)c : -1;
-	if (c <= 256 + 32)
-		return (int)c - 256;
-	return c < 323 ? (int)c - 289 + 0x7F : c == 323 ? 0xAD : -1;
-}
-
-int bpe_byte_char(unsigned char byte, char out[2])
-{
-	char utf8[4];
-	size_t n = utf8_encode(byte_to_char(byte), utf8);
-
-	memcpy(out, utf8, n); /* at most U+0143: 2 bytes */
-	return (int)n;
-}
-
-/* FNV-1a */
-static uint32_t text_hash(const char *s, size_t len)
-{
-	uint32_t h = 2166136261u;
-
-	for (size_t i = 0; i < len; i++)
-		h = (h ^ (unsigned char)s[i]) * 16777619u;
-	return h ^ h >> 15;
-}
 
 static bool same_text(const struct nvllm_str *a, const char *s, size_t len)
 {
@@ -64,7 +28,7 @@ static struct bpe_text_slot *text_slot(
 
 int32_t bpe_vocab_find(const struct bpe_vocab *v, const char *text, size_t len)
 {
-	return text_slot(v, text, len, text_hash(text, len))->id;
+	return text_slot(v, text, len, hf_hash(text, len))->id;
 }
 
 static bool is_added(uint8_t type)
@@ -85,7 +49,7 @@ static int text_table_add(const struct nvllm_host *host, const struct bpe_source
 
 	if (t->len == 0 || v->types[id] == BPE_UNUSED)
 		return NVLLM_OK;
-	hash = text_hash(t->s, (size_t)t->len);
+	hash = hf_hash(t->s, (size_t)t->len);
 	slot = text_slot(v, t->s, (size_t)t->len, hash);
 	old = slot->id;
 	if (old >= 0 && !is_added(v->types[old]) && !is_added(v->types[id]))
@@ -133,7 +97,7 @@ static int64_t piece_bytes(const struct nvllm_str *t, uint8_t type, char *to)
 		uint32_t c = 0;
 
 		i += (int64_t)utf8_decode(t->s + i, (size_t)(t->len - i), &c);
-		byte = char_to_byte(c);
+		byte = hf_char_byte(c);
 		to[n++] = (char)byte;
 	}
 	if (byte >= 0 && !is_added(type))
@@ -197,7 +161,7 @@ static void byte_ids_init(struct bpe_vocab *v)
 {
 	for (int b = 0; b < 256; b++) {
 		char c[2];
-		int n = bpe_byte_char((unsigned char)b, c);
+		int n = hf_byte_char((unsigned char)b, c);
 
 		v->byte_id[b] = bpe_vocab_find(v, c, (size_t)n);
 	}
