@@ -48,7 +48,7 @@ struct sampler_settings {
 		*frequency_penalty, *top_k;
 };
 enum { GRAPHS_OFF, GRAPHS_LAZY, GRAPHS_STARTUP };
-struct graph_settings  { int32_t capture; struct nvllm_ints sizes; };
+struct graph_settings  { int32_t capture; struct nvllm_ints sizes; int64_t mixed; };
 
 /* The core's own options of a section, for explain and for the style check; NULL =
  * none. *size becomes the bytes of the struct they fill. */
@@ -151,18 +151,29 @@ struct batch {
 	int64_t staging_bytes;
 	/* places in the staging of the step that was built last */
 	int32_t *tokens, *positions, *kv_slots, *q_start, *kv_len, *page_table, *logit_rows, *logit_slots;
+	int64_t used;                         /* bytes of it that the device gets */
+	int32_t *history;                     /* [max_seqs][max_len] host, what slots.history got at admission;
+	                                       * NULL: the sampler does not run on the device */
+	uint64_t *history_epoch;              /* [max_seqs] the step it went with */
 	struct nvllm_sample_row *rows;        /* [max_logits] */
 	struct nvllm_sample_row *device_rows; /* the same on the device */
+	/* Rows that a processor of logits works on are padding in the arrays above; they are drawn
+	 * after the step's body, and here is what the body was not told. */
+	struct nvllm_batch late;              /* pub, with logit_slots of these rows alone */
+	int32_t *late_slots;                  /* [max_logits] -1 = not late */
+	struct nvllm_sample_row *late_rows, *device_late_rows; /* [max_logits] */
+	int32_t n_late;
 	struct admit *admit;
 };
 /* Sizes. Bytes of device memory the arrays and slots need; b->staging_bytes of host
  * memory for each flight. */
 int64_t batch_init(struct batch *, int32_t max_tokens, int32_t max_seqs, int32_t max_logits,
-	int32_t max_pages, int32_t page_tokens);
-void batch_place(struct batch *, void *device, void *staging);
-/* Lays out one step of the scheduler in the flight's staging, padded to `bucket` decode rows
- * (0 = not), and sets b->pub. host_view: plan() may read the staging. */
-void batch_lay_out(struct batch *, const struct sched_step *, int32_t bucket, int32_t flight, bool host_view);
+	int32_t max_pages, int32_t page_tokens, bool history);
+int  batch_place(struct batch *, void *device, void *staging);
+void batch_finish(struct batch *);
+/* Lays out one step of the scheduler in the flight's staging, padded to the shape (none = not),
+ * and sets b->pub. host_view: plan() may read the staging. */
+void batch_lay_out(struct batch *, const struct sched_step *, struct graph_shape, int32_t flight, bool host_view);
 /* Copies it, and the state of newly taken slots, to the device. */
 int  batch_copy(struct batch *, struct rank *, const struct sched_step *);
 
@@ -288,7 +299,7 @@ int  process_check_extra(const struct nvllm_engine *, struct nvllm_str extra);
 int  process_ask(struct nvllm_engine *, struct choice *, const struct nvllm_logits_ask *);
 void process_forget(struct nvllm_engine *, struct choice *);
 /* [step] Changes the row. A failure stays in the choice. */
-void process_row(struct rank *, struct choice *, const struct nvllm_sample_row *, float *logits);
+void process_row(struct rank *, struct choice *, const struct nvllm_sample_row *, float *logits); /* its tokens: the host's */
 
 /* ---- params.c: which value won, and refusing what cannot be ---- */
 enum { P_TEMPERATURE, P_TOP_P, P_MIN_P, P_TYPICAL_P, P_REPETITION, P_PRESENCE, P_FREQUENCY, P_N };

@@ -11,12 +11,16 @@ static int read_budget(struct opening *o)
 	const struct nvllm_option share = { .key = "memory", .type = NVLLM_OPT_FLOAT, .min = 0.01, .max = 1 };
 	const struct nvllm_option size = { .key = "memory", .type = NVLLM_OPT_SIZE, .min = 1, .max = 1e18 };
 	const char *text = o->e->set.memory, *origin = NULL;
-	const struct nvllm_device_info *info = &o->e->ranks[0].info;
+	struct rank *r = &o->e->ranks[0];
+	const struct nvllm_device_info *info = &r->info;
 	/* the ranks of a host share its memory; devices have each their own */
 	int64_t sharers = info->caps & NVLLM_DEV_HOST_MEM ? o->e->tp : 1;
 	double f = info->caps & NVLLM_DEV_HOST_MEM ? 0.25 : 0.9;
 	char why[128];
+	int rc = r->dvt->info(r->dev, &r->info); /* the device may need scratch for the weights it was shown */
 
+	if (rc)
+		return rc;
 	if (!strcmp(text, "auto") || !option_set(&share, text, &f, conf_pool(o->c), why, sizeof(why))) {
 		o->budget = (int64_t)((double)info->mem_free * f) / sharers;
 		return NVLLM_OK;
@@ -86,7 +90,7 @@ static int measure_rank(struct opening *o, struct rank *r)
 		return fail(NVLLM_EINVAL, "the attention backend '%s' chose pages of %lld tokens for rank %d and %d for rank 0",
 			o->attn->name, (long long)pt, r->index, e->ranks[0].layout.page_tokens);
 	r->batch_bytes = batch_init(&r->batch, step_rows(&e->set), (int32_t)e->set.max_seqs, e->max_logits,
-		(int32_t)((e->set.max_model_len + pt - 1) / pt), (int32_t)pt);
+		(int32_t)((e->set.max_model_len + pt - 1) / pt), (int32_t)pt, !samples_on_host(r) && is_far(r));
 	rc = step_measure(r, &r->arena_bytes);
 	r->work_bytes = r->arena_bytes + r->layout.workspace_bytes + r->sampler_env.workspace_bytes + r->batch_bytes +
 		step_out_bytes(e->max_logits) + (e->n_procs ? r->arch.vocab * (int64_t)sizeof(float) : 0);
@@ -129,8 +133,7 @@ static int make_flights(const struct nvllm_engine *e, struct rank *r)
 		if (r->info.caps & NVLLM_DEV_ASYNC)
 			rc = r->dvt->mark_create(r->dev, &r->flight[i].mark);
 	}
-	batch_place(&r->batch, r->batch_mem, (char *)r->host_mem + r->n_flights * out);
-	return rc;
+	return rc ? rc : batch_place(&r->batch, r->batch_mem, (char *)r->host_mem + r->n_flights * out);
 }
 
 static void *host_get(int64_t bytes) { return calloc(1, (size_t)bytes + 1); }

@@ -131,6 +131,17 @@ static int choose_comm(struct opening *o)
 	return section_fill(o->c, "comm", &w, o->comm, &o->comm_conf);
 }
 
+/* How much a step should hold for the device to be busy. */
+static void size_steps(struct nvllm_engine *e)
+{
+	bool far = is_far(&e->ranks[0]);
+
+	if (!e->set.max_seqs)
+		e->set.max_seqs = far ? 256 : 64;
+	if (!e->set.max_tokens)
+		e->set.max_tokens = far ? 8192 : 512;
+}
+
 static int settle(struct opening *o)
 {
 	struct nvllm_engine *e = o->e;
@@ -143,6 +154,8 @@ static int settle(struct opening *o)
 		rc = make_ranks(e);
 	if (!rc)
 		rc = open_device(o);
+	if (!rc)
+		size_steps(e);
 	if (!rc)
 		rc = choose_comm(o);
 	if (!rc)

@@ -30,10 +30,11 @@ static void kernel_failed(struct engine_step *s, int status, const char *op)
 	stop(s, status, "%s: %s", op, *why ? why : "the device's kernel failed");
 }
 
-static struct nvllm_tensor tmp(struct engine_step *s, int64_t rows, int64_t cols)
+/* Room in the arena for a result. */
+static struct nvllm_tensor make(struct engine_step *s, int64_t rows, int64_t cols, int32_t dtype)
 {
-	struct nvllm_tensor t = { .rows = rows, .cols = cols, .stride = cols * 4, .planes = 1, .dtype = NVLLM_F32 };
-	int64_t bytes = align256(rows * cols * 4);
+	int64_t row = nvllm_row_bytes(dtype, cols), bytes = align256(rows * row);
+	struct nvllm_tensor t = { .rows = rows, .cols = cols, .stride = row, .planes = 1, .dtype = dtype };
 
 	t.data = s->arena ? s->arena + s->used : NULL;
 	s->used += bytes;
@@ -46,6 +47,14 @@ static struct nvllm_tensor tmp(struct engine_step *s, int64_t rows, int64_t cols
 	return t;
 }
 
+static struct nvllm_tensor make_f32(struct engine_step *s, int64_t rows, int64_t cols) { return make(s, rows, cols, NVLLM_F32); }
+
+/* An activation, in the type that the device keeps them in. */
+static struct nvllm_tensor make_act(struct engine_step *s, int64_t rows, int64_t cols)
+{
+	return make(s, rows, cols, s->rank->info.act_dtype);
+}
+
 static int same(struct engine_step *s, const char *op, const char *what, int64_t is, int64_t wants)
 {
 	if (is == wants)
@@ -56,6 +65,8 @@ static int same(struct engine_step *s, const char *op, const char *what, int64_t
 
 #define HAS(s, f) (NVLLM_HAS((s)->rank->dvt->kernels, f) && (s)->rank->dvt->kernels->f)
 
+#define KERNEL(s, f, ...) ((s)->rank->dvt->kernels->f((s)->rank->dev, (s)->rank->dvt->stream((s)->rank->dev), __VA_ARGS__))
+
 /* Runs kernel f for y unless the step is dry or has failed, or y is empty. */
 #define CALL(s, f, ...) do { \
 	(s)->n_ops++; \
@@ -64,10 +75,25 @@ static int same(struct engine_step *s, const char *op, const char *what, int64_t
 	if (!HAS(s, f)) { \
 		stop(s, NVLLM_ENOTSUP, "the device has no kernel '" #f "'"); \
 	} else if ((s)->arena) { \
-		int rc_ = (s)->rank->dvt->kernels->f((s)->rank->dev, (s)->rank->dvt->stream((s)->rank->dev), __VA_ARGS__); \
+		int rc_ = KERNEL(s, f, __VA_ARGS__); \
 		if (rc_) \
 			kernel_failed(s, rc_, #f); \
 	} } while (0)
+
+/* Runs the fused kernel f for y: true when it is done with, also by an error. False: the
+ * device has none, or not for this shape, or nothing runs: then it is composed. */
+#define FUSED(s, f, ...) ((s)->arena && !(s)->status && y.rows && y.cols && HAS(s, f) && \
+	fused(s, KERNEL(s, f, __VA_ARGS__), #f))
+
+static bool fused(struct engine_step *s, int rc, const char *op)
+{
+	if (rc == NVLLM_ENOTSUP)
+		return false;
+	s->n_ops++;
+	if (rc)
+		kernel_failed(s, rc, op);
+	return true;
+}
 
 static int64_t op_mark(struct nvllm_step *p) { return es(p)->used; }
 static void op_reset(struct nvllm_step *p, int64_t mark) { es(p)->used = mark; }
@@ -104,10 +130,16 @@ static bool partial(const struct engine_step *s, struct nvllm_tensor w)
 	return s->rank->world > 1 && (w.cut == NVLLM_CUT_COLS || w.cut == NVLLM_CUT_HEADS_IN);
 }
 
+/* Logits and partial sums are f32. */
+static int32_t product_dtype(const struct engine_step *s, struct nvllm_tensor w)
+{
+	return w.cut == NVLLM_CUT_VOCAB || partial(s, w) ? NVLLM_F32 : s->rank->info.act_dtype;
+}
+
 static struct nvllm_tensor op_embed(struct nvllm_step *p, struct nvllm_tensor table, double scale)
 {
 	struct engine_step *s = es(p);
-	struct nvllm_tensor y = tmp(s, p->batch->n_tokens, table.cols);
+	struct nvllm_tensor y = make_f32(s, p->batch->n_tokens, table.cols);
 	bool cut = table.cut == NVLLM_CUT_VOCAB;
 
 	CALL(s, embed, y, table, cut ? s->rank->cuts.vocab.first : 0, p->batch, scale);
@@ -119,7 +151,7 @@ static struct nvllm_tensor op_embed(struct nvllm_step *p, struct nvllm_tensor ta
 static struct nvllm_tensor op_norm(struct nvllm_step *p, struct nvllm_tensor x, const struct nvllm_norm *n)
 {
 	struct engine_step *s = es(p);
-	struct nvllm_tensor y = tmp(s, x.rows, x.cols);
+	struct nvllm_tensor y = make_act(s, x.rows, x.cols);
 
 	same(s, "norm", "columns modulo the norm's", n->w.cols ? x.cols % n->w.cols : 1, 0);
 	CALL(s, norm, y, x, n);
@@ -131,12 +163,12 @@ static struct nvllm_tensor op_linear(struct nvllm_step *p, struct nvllm_tensor x
 {
 	struct engine_step *s = es(p);
 	bool cut = s->rank->world > 1 && w.cut == NVLLM_CUT_VOCAB;
-	struct nvllm_tensor y = tmp(s, x.rows, cut ? s->rank->cuts.vocab_total : w.rows), all = y;
+	struct nvllm_tensor y = make(s, x.rows, cut ? s->rank->cuts.vocab_total : w.rows, product_dtype(s, w)), all = y;
 	int64_t mark = s->used;
 
 	same(s, "linear", "columns of x", x.cols, w.cols);
 	if (cut)
-		y = tmp(s, x.rows, w.rows);
+		y = make_f32(s, x.rows, w.rows);
 	if (partial(s, w) && s->rank->index)
 		bias = NULL; /* added once, not once a rank */
 	CALL(s, linear, y, x, w, bias, 0);
@@ -158,12 +190,10 @@ static struct nvllm_tensor op_norm_linear(struct nvllm_step *p, struct nvllm_ten
 	same(s, "norm_linear", "columns of x", x.cols, w.cols);
 	if (s->rank->world > 1 && w.cut == NVLLM_CUT_VOCAB)
 		return op_linear(p, op_norm(p, x, n), w, bias);
-	y = tmp(s, x.rows, w.rows);
+	y = make(s, x.rows, w.rows, product_dtype(s, w));
 	mark = s->used;
-	if (HAS(s, norm_linear)) {
-		CALL(s, norm_linear, y, x, n, w, bias);
+	if (FUSED(s, norm_linear, y, x, n, w, bias))
 		return y;
-	}
 	h = op_norm(p, x, n);
 	CALL(s, linear, y, h, w, bias, 0);
 	s->used = mark;
@@ -201,14 +231,12 @@ static struct nvllm_tensor op_norm_linear_glu(struct nvllm_step *p, struct nvllm
 	const struct nvllm_norm *n, struct nvllm_tensor w, int act)
 {
 	struct engine_step *s = es(p);
-	struct nvllm_tensor y = tmp(s, x.rows, w.rows / 2), h;
+	struct nvllm_tensor y = make_act(s, x.rows, w.rows / 2), h;
 	int64_t mark = s->used;
 
 	same(s, "norm_linear_glu", "columns of x", x.cols, w.cols);
-	if (HAS(s, norm_linear_glu)) {
-		CALL(s, norm_linear_glu, y, x, n, w, act);
+	if (FUSED(s, norm_linear_glu, y, x, n, w, act))
 		return y;
-	}
 	h = op_norm_linear(p, x, n, w, NULL);
 	CALL(s, glu, y, h, act);
 	s->used = mark;
@@ -261,7 +289,7 @@ static struct nvllm_tensor op_attention(struct nvllm_step *p, struct nvllm_tenso
 		return y;
 	}
 	l = r->shape.layers[in->layer];
-	y = tmp(s, qkv.rows, (int64_t)l->n_heads * l->head_dim);
+	y = make_act(s, qkv.rows, (int64_t)l->n_heads * l->head_dim);
 	same(s, "attention", "columns of qkv", qkv.cols, (int64_t)(l->n_heads + 2 * l->n_kv_heads) * l->head_dim);
 	if (!NVLLM_HAS(r->avt, run_raw) || !r->avt->run_raw) {
 		attend_composed(p, qkv, in, y);
@@ -279,7 +307,7 @@ static struct nvllm_tensor op_attention(struct nvllm_step *p, struct nvllm_tenso
 static struct nvllm_tensor op_logit_rows(struct nvllm_step *p, struct nvllm_tensor x)
 {
 	struct engine_step *s = es(p);
-	struct nvllm_tensor y = tmp(s, p->batch->n_logits, x.cols);
+	struct nvllm_tensor y = make(s, p->batch->n_logits, x.cols, x.dtype);
 
 	CALL(s, rows, y, x, p->batch->logit_rows);
 	return y;
@@ -289,7 +317,7 @@ static void op_moe_add(struct nvllm_step *p, struct nvllm_tensor x, const struct
 {
 	struct engine_step *s = es(p);
 	int64_t mark = s->used;
-	struct nvllm_tensor y = op_norm(p, x, n), h = y, scratch = tmp(s, 1, nvllm_moe_scratch(x.rows, m));
+	struct nvllm_tensor y = op_norm(p, x, n), h = y, scratch = make_f32(s, 1, nvllm_moe_scratch(x.rows, m));
 
 	same(s, "moe_add", "columns of x", x.cols, m->router.cols);
 	same(s, "moe_add", "rows of down", m->down.rows, x.cols);
@@ -297,7 +325,7 @@ static void op_moe_add(struct nvllm_step *p, struct nvllm_tensor x, const struct
 	same(s, "moe_add", "experts of the router", m->router.rows, m->gate_up.planes);
 	if (m->n_top < 1 || m->n_top > m->router.rows)
 		stop(s, NVLLM_EINVAL, "op %d, moe_add: %d experts a token of %lld", s->n_ops, m->n_top, (long long)m->router.rows);
-	y = tmp(s, x.rows, x.cols);
+	y = make_f32(s, x.rows, x.cols);
 	CALL(s, moe, y, h, m, scratch);
 	if (partial(s, m->down))
 		sum(s, y);

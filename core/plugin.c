@@ -15,6 +15,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <nvllm/device.h>
+
 #include "core.h"
 #include "plugdirs.h"
 #include "plugfile.h"
@@ -294,6 +296,17 @@ static int search_component(void *arg, const struct nvllm_component *c,
 	return 1;
 }
 
+/* Likewise, of those that need something of the device. */
+static int search_closer(void *arg, const struct nvllm_component *c,
+	const struct nvllm_plugin *plugin, const char *file, const char *why)
+{
+	struct search *s = arg;
+
+	if (!c || strcmp(c->name, s->word) || !component_need(c) || (component_need(c) & ~s->caps))
+		return 0;
+	return search_component(arg, c, plugin, file, why);
+}
+
 /* One file that the word names. A broken one ends the search where it has exactly the
  * name: to take another of that name in its stead would surprise. */
 static bool search_file(struct search *s, const char *path, bool exact)
@@ -398,8 +411,11 @@ const struct nvllm_component *plugin_find(struct plugins *p, int kind, const cha
 		if (word[0] && !word[strspn(word, "abcdefghijklmnopqrstuvwxyz0123456789_")])
 			search_names(&s);
 		/* Else a component may hide in a file of another name. */
-		if (!s.hit && !s.broken && !s.lacking)
+		if (!s.hit && !s.broken)
 			each_of(p, kind, true, search_component, &s);
+		/* What was made for a device goes before what runs beside any. */
+		if (s.hit && !(caps & NVLLM_DEV_HOST_MEM) && !component_need(s.hit))
+			each_of(p, kind, false, search_closer, &s);
 		if (!s.hit && (s.broken || s.lacking))
 			fail(NVLLM_ENOTSUP, "%s", s.broken ? s.broken : s.lacking);
 		else if (!s.hit)

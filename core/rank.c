@@ -146,7 +146,7 @@ int rank_cut(struct opening *o, struct rank *r)
 
 int rank_open_attention(struct opening *o, struct rank *r)
 {
-	static const int32_t types[] = { NVLLM_F16, NVLLM_F32, NVLLM_F16, NVLLM_BF16 };
+	const int32_t types[] = { r->info.kv_dtype, NVLLM_F32, NVLLM_F16, NVLLM_BF16, NVLLM_F8_E4M3 };
 	const struct engine_settings *set = &o->e->set;
 	int rc;
 
@@ -191,15 +191,35 @@ int rank_load_weights(struct opening *o, struct rank *r)
 	return rc ? rc : r->dvt->sync(r->dev, r->dvt->stream(r->dev));
 }
 
+/* Tells the device how many rows steps will have: those of the graphs, or one, and the most. */
+static int prepare_device(struct rank *r, int32_t most)
+{
+	int32_t rows[66] = { 1 };
+	const int32_t *size;
+	int n = graph_pool_sizes(r->graphs, &size);
+
+	if (!NVLLM_HAS(r->dvt, prepare) || !r->dvt->prepare)
+		return NVLLM_OK;
+	n = n < 64 ? n : 64;
+	if (n)
+		memcpy(rows, size, (size_t)n * sizeof(*rows));
+	n = n ? n : 1;
+	rows[n] = most;
+	return r->dvt->prepare(r->dev, rows, n + 1);
+}
+
 int rank_open_graphs(struct opening *o, struct rank *r)
 {
 	const struct graph_settings *g = &o->graph_set;
+	int32_t rows = step_rows(&o->e->set);
+	int rc;
 
 	r->graphs = graph_pool_create(&r->ref, r->dvt->stream(r->dev), g->capture != GRAPHS_OFF && !samples_on_host(r), g->sizes.v,
-		g->sizes.n, (int32_t)o->e->set.max_seqs);
+		g->sizes.n, (int32_t)o->e->set.max_seqs, g->mixed < rows ? (int32_t)g->mixed : rows);
 	if (!r->graphs)
 		return NVLLM_ENOMEM;
-	return g->capture == GRAPHS_STARTUP ? step_warm(r) : NVLLM_OK;
+	rc = prepare_device(r, rows);
+	return !rc && g->capture == GRAPHS_STARTUP ? step_warm(r) : rc;
 }
 
 static void close_flights(struct rank *r)
@@ -232,6 +252,7 @@ void rank_close(struct rank *r)
 		if (mem[i])
 			r->dvt->free(r->dev, mem[i]);
 	process_close(r);
+	batch_finish(&r->batch);
 	free(r->row);
 	free(r->far_logits);
 	free(r->far_tokens);

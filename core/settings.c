@@ -6,7 +6,7 @@
 #include "engine_int.h"
 
 static const char *const levels[] = { "error", "warn", "info", "debug", NULL };
-static const char *const kv_types[] = { "auto", "f32", "f16", "bf16", NULL };
+static const char *const kv_types[] = { "auto", "f32", "f16", "bf16", "fp8", NULL };
 static const char *const orders[] = { "arrival", "longest-first", NULL };
 static const char *const captures[] = { "off", "lazy", "startup", NULL };
 
@@ -19,12 +19,14 @@ static const struct nvllm_option core_keys[] = {
 
 static const struct nvllm_option engine_keys[] = {
 	NVLLM_INT(engine_settings, tp, "tp", "1", 1, 1024, "ranks of the tensor-parallel group"),
-	NVLLM_INT(engine_settings, max_seqs, "max_seqs", "64", 1, 65536, "most sequences in one step"),
-	NVLLM_INT(engine_settings, max_tokens, "max_tokens", "512", 1, 1 << 20, "token budget of a step: prompts are "
-		"cut into chunks of at most this"),
+	NVLLM_INT(engine_settings, max_seqs, "max_seqs", "0", 0, 65536, "most sequences in one step; 0 = 64 on the cpu, 256 on a "
+		"device of its own memory"),
+	NVLLM_INT(engine_settings, max_tokens, "max_tokens", "0", 0, 1 << 20, "token budget of a step: prompts are "
+		"cut into chunks of at most this; 0 = 512 on the cpu, 8192 on a device of its own memory"),
 	NVLLM_INT(engine_settings, max_model_len, "max_model_len", "0", 0, 1 << 30, "longest prompt and answer together, "
 		"tokens; 0 = the model's own, or what fits"),
-	NVLLM_ENUM(engine_settings, kv_dtype, "kv_dtype", "auto", kv_types, "type of K and V in the cache; auto = f16"),
+	NVLLM_ENUM(engine_settings, kv_dtype, "kv_dtype", "auto", kv_types, "type of K and V in the cache; auto = "
+		"as the device likes it: f16 on the cpu"),
 	NVLLM_STR(engine_settings, memory, "memory", "auto", "for weights, KV and workspace together: a share of what is "
 		"free (0.5), or a size (4G); auto = 0.9 of a device's own memory, 0.25 of the host's"),
 	NVLLM_ENUM(engine_settings, order, "order", "arrival", orders, "who runs first, after a request's priority: who came "
@@ -75,7 +77,10 @@ static const struct nvllm_option sampler_keys[] = {
 
 static const struct nvllm_option graph_keys[] = {
 	NVLLM_ENUM(graph_settings, capture, "capture", "lazy", captures, "when device graphs are recorded; no matter on a device without"),
-	NVLLM_INTS(graph_settings, sizes, "sizes", "1 2 4 8 16 32 64", 1, 65536, "batch sizes to record"),
+	NVLLM_INTS(graph_settings, sizes, "sizes", "1 2 4 8 16 24 32 40 48 56 64 80 96 112 128 144 160 176 192 208 224 240 256 "
+		"288 320 352 384 416 448 480 512", 1, 65536, "batch sizes to record; a step is padded to the next one"),
+	NVLLM_INT(graph_settings, mixed, "mixed", "1024", 0, 1 << 20, "largest step with chunks of prompts that is recorded, "
+		"rows; 0 = only steps without"),
 	NVLLM_OPTIONS_END,
 };
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* One step on a rank: what is enqueued, and in which order; and waiting for it. Batch to
- * device, forward, sample, advance - from here on the next step may be enqueued - then log
+ * device, forward, sample, advance (this is the body, which a graph holds), the rows that
+ * processors of logits work on; from here on the next step may be enqueued; then log
  * probabilities and the copies of the results. */
 #include <string.h>
 
@@ -44,114 +45,46 @@ int step_measure(struct rank *r, int64_t *arena_bytes)
 
 /* ---- the part that a graph holds ---- */
 
-struct body { struct rank *rank; const struct sched_step *st; int status; };
+struct body { struct rank *rank; int status; };
 
 static int plan(struct rank *r)
 {
 	return has_plan(r) ? r->avt->plan(r->attn, r->dvt->stream(r->dev), &r->batch.pub) : NVLLM_OK;
 }
 
-/* The choice that row i draws for, if a processor works on it. */
-static struct choice *processed(const struct sched_step *st, int32_t i)
+static int draw(struct rank *r, struct nvllm_tensor logits, const struct nvllm_sample_row *rows, int32_t *tokens)
 {
-	for (int32_t k = 0; k < st->n_seqs; k++) {
-		const struct sched_entry *e = &st->entry[k];
-
-		if (e->samples && e->logit_from + e->n_logits - 1 == i)
-			return e->seq->lockstep ? choice_of(e->seq) : NULL;
-	}
-	return NULL;
+	return logits.rows < 1 ? NVLLM_OK : r->svt->sample(r->sampler, r->dvt->stream(r->dev), logits, rows,
+		(int32_t)logits.rows, tokens, r->sampler_work);
 }
 
-static bool any_processed(const struct sched_step *st)
-{
-	for (int32_t k = 0; k < st->n_seqs; k++)
-		if (st->entry[k].samples && st->entry[k].seq->lockstep)
-			return true;
-	return false;
-}
-
-static int draw(struct rank *r, struct nvllm_tensor logits, int32_t first, int32_t n, int32_t *tokens)
-{
-	const struct nvllm_sample_row *rows = samples_on_host(r) ? r->batch.rows : r->batch.device_rows;
-
-	return n < 1 ? NVLLM_OK : r->svt->sample(r->sampler, r->dvt->stream(r->dev), logits, rows + first, n,
-		tokens + first, r->sampler_work);
-}
-
-/* One row through the processors, in a copy: its raw logits are still wanted. */
-static int draw_processed(struct rank *r, struct choice *c, struct nvllm_tensor row, int32_t i, int32_t *tokens)
+/* A host sampler of a device whose memory it cannot reach: they come here. */
+static int fetch_logits(struct rank *r, struct nvllm_tensor *logits)
 {
 	nvllm_stream stream = r->dvt->stream(r->dev);
-	int64_t bytes = row.cols * (int64_t)sizeof(float);
-	bool here = samples_on_host(r) || !is_far(r);
+	int64_t row = logits->cols * (int64_t)sizeof(float);
 	int rc = NVLLM_OK;
 
-	if (here)
-		memcpy(r->row, row.data, (size_t)bytes);
-	else
-		rc = r->dvt->copy(r->dev, stream, r->row, row.data, bytes);
-	if (!rc && !here)
-		rc = r->dvt->sync(r->dev, stream);
-	if (rc)
-		return rc;
-	process_row(r, c, &r->batch.rows[i], r->row);
-	row.data = r->row;
-	row.rows = 1;
-	if (!here) {
-		row.data = r->dev_row;
-		rc = r->dvt->copy(r->dev, stream, r->dev_row, r->row, bytes);
-	}
-	rc = rc ? rc : draw(r, row, i, 1, tokens);
-	/* the row's memory is used again, and the sampler may not have begun */
-	return rc || samples_on_host(r) ? rc : r->dvt->sync(r->dev, stream);
-}
-
-/* Rows that no processor works on are drawn together where they lie side by side. */
-static int draw_rows(struct rank *r, const struct sched_step *st, struct nvllm_tensor logits, int32_t *tokens)
-{
-	int32_t n = r->batch.pub.n_logits, first = 0;
-	int rc = NVLLM_OK;
-
-	if (!any_processed(st))
-		return draw(r, logits, 0, n, tokens);
-	for (int32_t i = 0; i <= n && !rc; i++) {
-		struct choice *c = i < n ? processed(st, i) : NULL;
-		struct nvllm_tensor run = logits;
-
-		if (i < n && !c)
-			continue;
-		run.rows = i - first;
-		run.data = (char *)logits.data + first * logits.stride;
-		rc = draw(r, run, first, i - first, tokens);
-		run.data = (char *)logits.data + i * logits.stride;
-		if (!rc && c)
-			rc = draw_processed(r, c, run, i, tokens);
-		first = i + 1;
-	}
+	for (int64_t i = 0; i < logits->rows && !rc; i++)
+		rc = r->dvt->copy(r->dev, stream, r->far_logits + i * logits->cols, (char *)logits->data + i * logits->stride, row);
+	logits->data = r->far_logits;
+	logits->stride = row;
 	return rc;
 }
 
-static int sample(struct rank *r, const struct sched_step *st, struct nvllm_tensor logits)
+static int sample(struct rank *r, struct nvllm_tensor logits)
 {
 	nvllm_stream stream = r->dvt->stream(r->dev);
 	bool host = samples_on_host(r), far = host && is_far(r);
-	int32_t n = r->batch.pub.n_logits, *tokens = far ? r->far_tokens : r->dev_out.tokens;
-	int rc = NVLLM_OK;
+	int32_t *tokens = far ? r->far_tokens : r->dev_out.tokens;
+	int rc = far ? fetch_logits(r, &logits) : NVLLM_OK;
 
-	if (far) {
-		for (int32_t i = 0; i < n && !rc; i++)
-			rc = r->dvt->copy(r->dev, stream, r->far_logits + i * logits.cols, (char *)logits.data + i * logits.stride,
-				logits.cols * (int64_t)sizeof(float));
-		logits.data = r->far_logits;
-		logits.stride = logits.cols * (int64_t)sizeof(float);
-	}
-	if (!rc && (r->info.caps & NVLLM_DEV_ASYNC) && (host || any_processed(st)))
+	if (!rc && (r->info.caps & NVLLM_DEV_ASYNC) && host)
 		rc = r->dvt->sync(r->dev, stream);
 	if (!rc)
-		rc = draw_rows(r, st, logits, tokens);
+		rc = draw(r, logits, host ? r->batch.rows : r->batch.device_rows, tokens);
 	if (!rc && far)
-		rc = r->dvt->copy(r->dev, stream, r->dev_out.tokens, tokens, n * (int64_t)sizeof(*tokens));
+		rc = r->dvt->copy(r->dev, stream, r->dev_out.tokens, tokens, logits.rows * (int64_t)sizeof(*tokens));
 	return rc ? rc : r->dvt->kernels->advance(r->dev, stream, &r->batch.pub, r->dev_out.tokens);
 }
 
@@ -170,7 +103,64 @@ static int run_body(void *arg, struct nvllm_tensor *logits)
 	rc = r->mvt->forward(r->model, &s.pub, logits);
 	if (!rc && s.status)
 		rc = fail(s.status, "%s", s.error);
-	return rc || !r->batch.pub.n_logits ? rc : sample(r, b->st, *logits);
+	return rc || !r->batch.pub.n_logits ? rc : sample(r, *logits);
+}
+
+/* ---- rows that processors of logits work on ---- */
+
+/* One row through the processors, in a copy: its raw logits are still wanted. */
+static int draw_late(struct rank *r, struct choice *c, struct nvllm_tensor row, int32_t i)
+{
+	nvllm_stream stream = r->dvt->stream(r->dev);
+	int64_t bytes = row.cols * (int64_t)sizeof(float);
+	bool host = samples_on_host(r), far = is_far(r);
+	struct nvllm_sample_row own = r->batch.late_rows[i];
+	int rc = NVLLM_OK;
+
+	if (far)
+		rc = r->dvt->copy(r->dev, stream, r->row, row.data, bytes);
+	else
+		memcpy(r->row, row.data, (size_t)bytes);
+	if (!rc && far)
+		rc = r->dvt->sync(r->dev, stream);
+	if (rc)
+		return rc;
+	own.tokens = c->seq.tokens; /* where this runs */
+	process_row(r, c, &own, r->row);
+	row.data = r->row;
+	row.rows = 1;
+	if (host || !far) {
+		rc = draw(r, row, (host ? r->batch.late_rows : r->batch.device_late_rows) + i, (host && far ? r->far_tokens :
+			r->dev_out.tokens) + i);
+		return rc || !(host && far) ? rc : r->dvt->copy(r->dev, stream, r->dev_out.tokens + i, r->far_tokens + i, sizeof(int32_t));
+	}
+	row.data = r->dev_row;
+	rc = r->dvt->copy(r->dev, stream, r->dev_row, r->row, bytes);
+	rc = rc ? rc : draw(r, row, r->batch.device_late_rows + i, r->dev_out.tokens + i);
+	return rc ? rc : r->dvt->sync(r->dev, stream); /* the row's memory is used again */
+}
+
+/* The body has drawn and advanced all others. */
+static int finish_late(struct rank *r, const struct sched_step *st, struct nvllm_tensor logits)
+{
+	nvllm_stream stream = r->dvt->stream(r->dev);
+	int rc = NVLLM_OK;
+
+	if (!r->batch.n_late)
+		return NVLLM_OK;
+	if (r->info.caps & NVLLM_DEV_ASYNC)
+		rc = r->dvt->sync(r->dev, stream);
+	for (int32_t k = 0; k < st->n_seqs && !rc; k++) {
+		const struct sched_entry *e = &st->entry[k];
+		int32_t i = e->logit_from + e->n_logits - 1;
+		struct nvllm_tensor row = logits;
+
+		if (!e->samples || r->batch.late_slots[i] < 0)
+			continue;
+		row.data = (char *)logits.data + i * logits.stride;
+		rc = draw_late(r, choice_of(e->seq), row, i);
+	}
+	return rc ? rc : r->dvt->kernels->advance(r->dev, stream, &r->batch.late, r->dev_out.tokens);
 }
 
 /* ---- around it ---- */
@@ -193,12 +183,14 @@ static int copy_pages(struct rank *r, const struct sched_step *st)
 	return rc;
 }
 
-/* The bucket of a step of decode rows alone; 0 = it runs as it is. */
-static int32_t bucket_of(const struct rank *r, const struct sched_step *st)
+/* The shape that a step is padded to, for a graph of it; none: it runs as it is. */
+static struct graph_shape shape_of(const struct rank *r, const struct sched_step *st)
 {
-	if (st->n_tokens != st->n_seqs || st->n_logits != st->n_seqs || any_processed(st))
-		return 0;
-	return graph_pool_bucket(r->graphs, st->n_seqs);
+	if (st->n_logits > st->n_seqs)
+		return (struct graph_shape){ 0, 0 };
+	if (st->n_tokens == st->n_seqs && st->n_logits == st->n_seqs)
+		return graph_pool_decode(r->graphs, st->n_seqs);
+	return graph_pool_mixed(r->graphs, st->n_tokens, st->n_seqs);
 }
 
 /* Whose log probability each row wants: the next token of the prompt, the sampled one,
@@ -254,21 +246,21 @@ static int log_probs(struct rank *r, const struct sched_step *st, struct flight 
 
 /* The step up to `advance`. On an error the model still runs, without its kernels: the
  * group's sums go on. */
-static int enqueue(struct rank *r, const struct sched_step *st, int32_t bucket, int32_t flight, int status,
+static int enqueue(struct rank *r, const struct sched_step *st, struct graph_shape shape, int32_t flight, int status,
 	struct nvllm_tensor *logits)
 {
-	struct body b = { .rank = r, .st = st, .status = status };
+	struct body b = { .rank = r, .status = status };
 	bool replayed = false;
 
-	batch_lay_out(&r->batch, st, bucket, flight, !plans_on_device(r));
+	batch_lay_out(&r->batch, st, shape, flight, !plans_on_device(r));
 	if (!b.status)
 		b.status = copy_pages(r, st);
 	if (!b.status)
 		b.status = batch_copy(&r->batch, r, st);
 	if (!b.status && !plans_on_device(r))
 		b.status = plan(r);
-	if (bucket && !b.status)
-		b.status = graph_pool_run(r->graphs, bucket, run_body, &b, logits, &replayed);
+	if (shape.n_tokens && !b.status)
+		b.status = graph_pool_run(r->graphs, shape, run_body, &b, logits, &replayed);
 	else
 		b.status = run_body(&b, logits);
 	r->graph_steps += replayed;
@@ -283,8 +275,10 @@ int step_issue(struct rank *r, const struct sched_step *st)
 	int rc;
 
 	fail_clear();
-	rc = enqueue(r, st, bucket_of(r, st), (int32_t)(f - r->flight), NVLLM_OK, &logits);
+	rc = enqueue(r, st, shape_of(r, st), (int32_t)(f - r->flight), NVLLM_OK, &logits);
 	f->n_top = -1;
+	if (!rc && st->n_logits)
+		rc = finish_late(r, st, logits);
 	if (!rc && st->n_logits)
 		rc = r->dvt->copy(r->dev, stream, f->out.tokens, r->dev_out.tokens, (int64_t)st->n_logits * 4);
 	if (!rc && st->n_logits)
@@ -330,7 +324,7 @@ int step_warm(struct rank *r)
 	int rc = NVLLM_OK;
 
 	for (int i = 0, n = graph_pool_sizes(r->graphs, &size); i < n; i++) {
-		rc = enqueue(r, &none, size[i], 0, rc, &logits);
+		rc = enqueue(r, &none, (struct graph_shape){ size[i], size[i] }, 0, rc, &logits);
 		if (!rc)
 			rc = r->dvt->sync(r->dev, r->dvt->stream(r->dev));
 	}

@@ -276,6 +276,25 @@ static int upload_cut(struct weights *w, const struct nvllm_tensor *t, int32_t e
 	return rc;
 }
 
+/* ---- weights without data ---- */
+
+static bool is_dummy(const struct weights *w) { return w->loader->vt->flags & NVLLM_LOADER_DUMMY; }
+
+/* The device makes them up; a tensor's name is its seed. */
+static int make_up(struct weights *w, const struct nvllm_tensor *t, int32_t plane, const char *name, bool vec)
+{
+	const char *text = w->loader->vt->meta(w->loader->loader, "dummy.std");
+	double std = text ? strtod(text, NULL) : 0.02;
+	uint64_t seed = 0;
+
+	if (!NVLLM_HAS(w->dvt, random) || !w->dvt->random)
+		return fail(NVLLM_ENOTSUP, "this device makes no random weights, which the loader 'dummy' needs: choose another "
+			"[device] plugin");
+	for (const char *c = name; *c; c++)
+		seed = (seed ^ (uint8_t)*c) * 0x9E3779B97F4A7C15u;
+	return w->dvt->random(w->dev, t, plane, 0, t->rows, seed, vec ? 1 : 0, vec ? 0 : std);
+}
+
 /* Columns are cut between blocks only. What the MLP needs is told to the caller, who cuts
  * anew in larger units; heads have their size. *fits = false: this tensor cannot be
  * placed, and need not be. */
@@ -333,7 +352,7 @@ static int fetch(struct weights *w, int cut, int64_t planes, int64_t rows, int64
 		return NVLLM_OK;
 	rc = place(w, t, p.name[0]);
 	for (int32_t e = 0; e < t->planes && !rc && !w->dry; e++)
-		rc = upload_cut(w, t, e, &p, &part, vec);
+		rc = is_dummy(w) ? make_up(w, t, e, p.name[0], vec) : upload_cut(w, t, e, &p, &part, vec);
 	return rc;
 }
 

@@ -210,4 +210,8 @@ int check_f32(struct nvllm_device *, const struct nvllm_tensor *, const char *wh
 void run_rows(struct nvllm_device *, int64_t n, int64_t cost,
 	void (*fn)(void *arg, int64_t begin, int64_t end, int32_t worker), void *arg);
 
+/* ---- random.c: as device.h says ---- */
+int cpu_random(struct nvllm_device *, const struct nvllm_tensor *, int32_t plane, int64_t row, int64_t n,
+	uint64_t seed, double mean, double std);
+
 #endif

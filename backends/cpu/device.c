@@ -113,6 +113,10 @@ static int info(struct nvllm_device *dev, struct nvllm_device_info *in)
 		cpuid_name(in->name, sizeof(in->name));
 	if (NVLLM_HAS(in, isa))
 		snprintf(in->isa, sizeof(in->isa), "%s", dev->isa.name);
+	if (NVLLM_HAS(in, act_dtype))
+		in->act_dtype = NVLLM_F32;
+	if (NVLLM_HAS(in, kv_dtype))
+		in->kv_dtype = NVLLM_F16;
 	return NVLLM_OK;
 }
 
@@ -263,6 +267,7 @@ static const struct nvllm_device_vt vt = {
 	.stream = stream,
 	.store = store,
 	.upload = upload,
+	.random = cpu_random,
 	.parallel_for = parallel_for,
 };
 

@@ -317,10 +317,14 @@ static int advance(struct nvllm_device *dev, nvllm_stream stream, const struct n
 
 	for (int32_t i = 0; i < b->n_logits; i++) {
 		const int32_t s = b->logit_slots[i];
+		int64_t at;
 
 		if (s < 0 || s >= st->n_slots || st->done[s])
 			continue;
 		st->last_token[s] = tokens[i];
+		at = NVLLM_HAS(st, history_len) && st->history ? b->positions[b->logit_rows[i]] + 1 : INT64_MAX;
+		if (at != INT64_MAX && at < st->history_len)
+			st->history[(int64_t)s * st->history_len + at] = tokens[i];
 		st->n_left[s] -= 1;
 		st->done[s] = st->n_left[s] == 0 ||
 			is_stop(st->stop_ids + (int64_t)s * NVLLM_STOP_IDS, tokens[i]);

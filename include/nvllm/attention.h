@@ -17,7 +17,7 @@ struct nvllm_attention;
 struct nvllm_attn_shape {
 	uint32_t size;
 	int32_t n_layers;
-	int32_t kv_dtype;    /* NVLLM_F32, F16 or BF16: how K and V are kept */
+	int32_t kv_dtype;    /* NVLLM_F32, F16, BF16 or F8_E4M3: how K and V are kept */
 	int32_t max_tokens;  /* most rows in one step */
 	int32_t max_seqs;    /* most sequences in one step */
 	int32_t reserved;    /* 0 */
@@ -62,7 +62,8 @@ struct nvllm_attention_vt {
 	 * positions max(0, p - window + 1) .. p of its own sequence, read from the cache in
 	 * the cache's type, also those of this very step. y [T][heads * head_dim].
 	 * A layer that reads another's K and V (kv_layer >= 0) ignores k and v. Rows with
-	 * slot -1 get any finite y. Recordable: reads only fixed addresses. */
+	 * slot -1 get any finite y. Recordable: reads only fixed addresses. q, k, v and y are of
+	 * info.act_dtype. */
 	int  (*run)(struct nvllm_attention *, nvllm_stream, int32_t layer, const struct nvllm_batch *,
 		struct nvllm_tensor q, struct nvllm_tensor k, struct nvllm_tensor v,
 		struct nvllm_tensor y);

@@ -172,13 +172,18 @@ struct nvllm_slots {
 	int32_t *n_left;     /* [n_slots] device: tokens it may still sample; the host sets it at admission */
 	int32_t *done;       /* [n_slots] device: nonzero once n_left hit 0 or an end token came */
 	const int32_t *stop_ids; /* [n_slots][NVLLM_STOP_IDS] device: end tokens, -1 fills the rest */
+	/* [n_slots][history_len] device: tokens of a sequence from its first, for those whose request has
+	 * penalties; NULL where the sampler runs on the host. */
+	int32_t *history;
+	int32_t history_len;
+	int32_t reserved;    /* 0 */
 };
 #define NVLLM_STOP_IDS 8
 
 /* One engine step, laid out for kernels. Built by the core; read-only to all else.
  * The device arrays keep their addresses for the life of the engine (a recorded
- * graph reads them again at each replay). Padding rows have slot -1, padding
- * sequences kv_len 0: their rows of page_table mean nothing. */
+ * graph reads them again at each replay). Padding rows have slot -1, padding sequences kv_len 0: their rows of page_table mean nothing.
+ * Padding sequences have one row or none; rows from q_start[n_seqs] on are nobody's. */
 struct nvllm_batch {
 	uint32_t size;
 	int32_t n_tokens;            /* rows of this step's activations */

@@ -5,9 +5,10 @@
  * returns tensors. Devices implement struct nvllm_kernels, which writes to a tensor
  * it is given. core/ops.c stands between.
  *
- * The reproducibility rule, which every kernel keeps: a row of a result depends on
- * that row of the input alone, with a fixed order of reduction, whatever the number
- * of rows, their order, and the number of threads. */
+ * The reproducibility rule, which every kernel keeps: the same call on the same input
+ * gives the same bits. And unless the device says NVLLM_DEV_VARIES: a row of a result
+ * depends on that row of the input alone, with a fixed order of reduction, whatever the
+ * number of rows, their order, and the number of threads. */
 #ifndef NVLLM_DEVICE_H
 #define NVLLM_DEVICE_H
 
@@ -30,6 +31,7 @@ typedef void *nvllm_mark; /* a place in a stream's work: cudaEvent_t on CUDA */
 #define NVLLM_DEV_GRAPHS   (1ull << 2) /* the graph members work */
 #define NVLLM_DEV_PARALLEL (1ull << 3) /* parallel_for works */
 #define NVLLM_DEV_CUDA     (1ull << 4) /* device addresses and streams are CUDA's */
+#define NVLLM_DEV_VARIES   (1ull << 5) /* the last bits of a row may depend on the shape of its step */
 
 struct nvllm_device_info {
 	uint32_t size;
@@ -38,6 +40,11 @@ struct nvllm_device_info {
 	int64_t mem_free, mem_total; /* bytes this process may hope for, and all there are */
 	char name[64];            /* "AMD EPYC ..." */
 	char isa[64];             /* instructions in use: "avx2 f16c fma" */
+	/* What activations are kept in: NVLLM_F32 or NVLLM_BF16. f32 whatever it says: the
+	 * residual stream (what embed makes and what is added to), logits (products with a weight
+	 * cut by the vocabulary), partial sums of a group, and the scratch of moe. */
+	int32_t act_dtype;
+	int32_t kv_dtype;         /* what [engine] kv_dtype = auto means here */
 };
 
 /* A device and how to call it: what a component that runs on a device is given.
@@ -76,8 +83,9 @@ static inline int64_t nvllm_moe_scratch(int64_t T, const struct nvllm_moe *m)
  * status. NULL = not offered: the core finds out in its dry run, before weights are
  * read, and says which op needed it. Members from norm_linear on are optional: the
  * core composes them from those above.
- * T = rows; y is always written whole, unless said otherwise. Activations are f32
- * with 64-byte aligned rows' starts not guaranteed. */
+ * T = rows; y is always written whole, unless said otherwise. Each of x and y is f32 or
+ * info.act_dtype, as its dtype says (logits, and x of rows and add, may differ from the
+ * others); vectors (norms, biases) are f32. 64-byte aligned starts of rows are not guaranteed. */
 struct nvllm_kernels {
 	uint32_t size;
 	/* y [T][table.cols] = scale * row of table; a token t < 0 stands for
@@ -116,6 +124,8 @@ struct nvllm_kernels {
 		const int32_t *tokens);
 
 	/* ---- optional, fused ---- */
+	/* NVLLM_ENOTSUP, without a sentence: not for this shape, and nothing was enqueued. The core
+	 * composes it. */
 	int (*norm_linear)(struct nvllm_device *, nvllm_stream, struct nvllm_tensor y,
 		struct nvllm_tensor x, const struct nvllm_norm *, struct nvllm_tensor w,
 		const struct nvllm_tensor *bias);
@@ -195,6 +205,14 @@ struct nvllm_device_vt {
 	 * NULL = malloc and free. */
 	void *(*host_alloc)(struct nvllm_device *, int64_t bytes);
 	void  (*host_free)(struct nvllm_device *, void *);
+	/* [setup] Optional. As upload() of rows whose elements are numbers of the normal
+	 * distribution with this mean and standard deviation, from a counter-based generator: the same
+	 * seed gives the same numbers. For weights of which only shapes matter. */
+	int   (*random)(struct nvllm_device *, const struct nvllm_tensor *t, int32_t plane,
+		int64_t row, int64_t n, uint64_t seed, double mean, double std);
+	/* [setup] Optional. All weights are in place, and no step has run: the device may choose
+	 * between ways to compute a product, for the numbers of rows that steps will have. */
+	int   (*prepare)(struct nvllm_device *, const int32_t *rows, int32_t n);
 };
 
 #ifdef __cplusplus

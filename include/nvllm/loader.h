@@ -32,9 +32,13 @@ struct nvllm_array {
 };
 #define NVLLM_ARRAY_STR (-1)
 
+/* Has names and shapes and no data: weights are random, matrices of mean 0 and
+ * meta("dummy.std") (0.02), vectors all 1. read() is not called for them. */
+#define NVLLM_LOADER_DUMMY (1u << 0)
+
 struct nvllm_loader_vt {
 	uint32_t size;
-	uint32_t reserved;  /* 0 */
+	uint32_t flags;     /* NVLLM_LOADER_* */
 	/* [setup] 0..100: how sure it is that it can open path. Reads a few bytes at most. */
 	int  (*probe)(const char *path);
 	/* [setup] Checks the whole header: counts, types, shapes, offsets against the file's

@@ -8,8 +8,7 @@
  * penalty, temperature, min_p, top_k, top_p, typical_p, and one softmax at the end.
  *
  * A row that a processor works on waits for its last token to be known, so its sequence
- * does not run ahead; the others of the same step do. A step with such a row is not
- * replayed from a graph. */
+ * does not run ahead; the others of the same step do. It is drawn after the others. */
 #ifndef NVLLM_LOGITS_H
 #define NVLLM_LOGITS_H
 

@@ -79,8 +79,8 @@ struct nvllm_moe {
 };
 
 /* All [step]. Tensors returned belong to the step's arena. Shapes: T = batch's
- * n_tokens, L = its n_logits. Activations are f32 on the CPU; a device may choose
- * its own activation type, models never look. */
+ * n_tokens, L = its n_logits. The residual stream, which embed makes, and logits are f32;
+ * other activations are of the device's own type (info.act_dtype). Models never look. */
 struct nvllm_ops {
 	uint32_t size;
 	/* Arena: everything made after mark() is gone at reset(). */

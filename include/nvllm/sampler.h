@@ -53,8 +53,9 @@ struct nvllm_sample_row {
 	uint64_t position;    /* of the token to be drawn, counted from the prompt's first */
 	int32_t choice;       /* which of n answers to the request; 0 = the first */
 	int32_t slot;         /* sequence slot; -1 = padding: write token 0 */
-	const int32_t *tokens; /* host memory: prompt, then output so far; for penalties; may be NULL. On a
-	                        * device that runs ahead the newest may not be written yet */
+	const int32_t *tokens; /* where rows lie: prompt, then output so far; for penalties; may be NULL
+	                        * where the row has none. In host memory, on a device that runs
+	                        * ahead, the newest may not be written yet */
 	int32_t n_prompt, n_tokens; /* of tokens */
 	const void *params;   /* the sampler's own per-request parameters, NULL = none */
 };

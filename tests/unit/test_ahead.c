@@ -48,7 +48,7 @@ static void test_step_fails(void **state)
 {
 	static const char *const model[] = { TINY, "engine.max_model_len=256", FAKE, "device.fail_step=500", NULL };
 	struct nvllm_engine *e = rig_open(model, (const char *const[]){ "engine.max_seqs=2", "engine.run_ahead=2",
-		"graphs.capture=off", "engine.memory=64M", NULL }, NULL);
+		"graphs.capture=off", "engine.max_tokens=512", "engine.memory=64M", NULL }, NULL);
 	struct ask *k = calloc(6, sizeof(*k));
 	int failed = 0, whole = 0;
 	struct nvllm_stats s;

@@ -104,6 +104,18 @@ static const struct nvllm_device_vt mock_vt = { .size = sizeof(mock_vt), .graph_
 static const struct nvllm_device_info mock_info = {
 	.size = sizeof(mock_info), .caps = NVLLM_DEV_GRAPHS};
 
+#define MIXED 1000 /* rows of the largest step with chunks */
+
+static struct graph_shape decode_of(int32_t n) { return (struct graph_shape){ n, n }; }
+
+static int32_t bucket(const struct graph_pool *p, int32_t n)
+{
+	struct graph_shape s = graph_pool_decode(p, n);
+
+	assert_int_equal(s.n_tokens, s.n_seqs);
+	return s.n_seqs;
+}
+
 static struct graph_pool *mock_pool(const struct nvllm_device_vt *vt, uint64_t caps, bool capture,
 	const int64_t *sizes, int n, int32_t max_seqs)
 {
@@ -113,7 +125,7 @@ static struct graph_pool *mock_pool(const struct nvllm_device_vt *vt, uint64_t c
 
 	memset(&mock, 0, sizeof(mock));
 	info.caps = caps;
-	p = graph_pool_create(&ref, NULL, capture, sizes, n, max_seqs);
+	p = graph_pool_create(&ref, NULL, capture, sizes, n, max_seqs, MIXED);
 	assert_non_null(p);
 	return p;
 }
@@ -131,13 +143,37 @@ static void buckets_are_the_sizes_that_fit(void **state)
 	assert_int_equal(graph_pool_sizes(p, &got), 4);
 	assert_memory_equal(got, want, sizeof(want));
 	for (int32_t n = -2; n <= 25; n++)
-		assert_int_equal(graph_pool_bucket(p, n), n < 1 || n > 16 ? 0
+		assert_int_equal(bucket(p, n), n < 1 || n > 16 ? 0
 							  : n == 1        ? 1
 							  : n <= 4        ? 4
 							  : n <= 8        ? 8
 									  : 16);
 	graph_pool_destroy(p);
 	graph_pool_destroy(NULL);
+}
+
+/* A bucket holds the step, is not much larger, and is never taken for one of decode rows. */
+static void mixed_buckets_hold_their_steps(void **state)
+{
+	static const int64_t sizes[] = { 1, 2, 4, 8, 16 };
+	struct graph_pool *p = mock_pool(&mock_vt, NVLLM_DEV_GRAPHS, true, sizes, N(sizes), 20);
+
+	(void)state;
+	for (int32_t t = 1; t <= MIXED + 10; t++)
+		for (int32_t n = 1; n <= 20; n++) {
+			struct graph_shape s = graph_pool_mixed(p, t, n), again;
+
+			if (t > MIXED || n > 16) {
+				assert_int_equal(s.n_tokens + s.n_seqs, 0);
+				continue;
+			}
+			assert_true(s.n_seqs == bucket(p, n) && s.n_tokens > s.n_seqs);
+			assert_true(s.n_tokens >= t && s.n_tokens <= MIXED);
+			assert_true(s.n_tokens <= t + (t < 128 ? 32 : t / 8));
+			again = graph_pool_mixed(p, s.n_tokens, s.n_seqs);
+			assert_true(again.n_tokens == s.n_tokens && again.n_seqs == s.n_seqs);
+		}
+	graph_pool_destroy(p);
 }
 
 static int count_calls(void *arg, struct nvllm_tensor *logits)
@@ -177,10 +213,10 @@ static void no_graphs_is_capacity_0(void **state)
 		int calls = 0;
 
 		assert_int_equal(graph_pool_sizes(p, &got), 0);
-		assert_int_equal(graph_pool_bucket(p, 1), 0);
+		assert_int_equal(bucket(p, 1), 0);
 		for (int k = 1; k <= 3; k++) { /* the same code path, eager */
 			assert_int_equal(
-				graph_pool_run(p, 0, count_calls, &calls, &logits, &replayed), 0);
+				graph_pool_run(p, decode_of(0), count_calls, &calls, &logits, &replayed), 0);
 			assert_int_equal(calls, k);
 			assert_false(replayed);
 			assert_int_equal(logits.rows, 3);
@@ -210,7 +246,7 @@ static int follow(void *arg, struct nvllm_tensor *logits)
 static int run_one(struct graph_pool *p, struct script *s, bool *replayed)
 {
 	struct nvllm_tensor logits = { .rows = 0 };
-	int rc = graph_pool_run(p, 2, follow, s, &logits, replayed);
+	int rc = graph_pool_run(p, decode_of(2), follow, s, &logits, replayed);
 
 	if (!rc)
 		assert_true(logits.data == s->place && logits.rows == 2);
@@ -222,6 +258,30 @@ static struct graph_pool *pool_of_two(void)
 	static const int64_t sizes[] = { 2, 4 };
 
 	return mock_pool(&mock_vt, NVLLM_DEV_GRAPHS, true, sizes, 2, 8);
+}
+
+/* A shape with chunks is recorded when it comes up again, and 64 of them at most. */
+static void mixed_is_recorded_the_second_time(void **state)
+{
+	struct graph_pool *p = pool_of_two();
+	struct nvllm_tensor logits;
+	bool replayed;
+
+	(void)state;
+	for (int32_t k = 0; k < 70; k++) {
+		struct script s = { 0 };
+
+		for (int i = 0; i < 4; i++) {
+			struct graph_shape shape = { 16 + k, 2 };
+
+			assert_int_equal(graph_pool_run(p, shape, follow, &s, &logits, &replayed), 0);
+			assert_int_equal(replayed, k < 64 && i >= 2);
+		}
+		assert_int_equal(s.calls, k < 64 ? 3 : 4);
+	}
+	assert_int_equal(mock.begun, 64);
+	graph_pool_destroy(p);
+	assert_int_equal(mock.freed, 64);
 }
 
 static void recorded_once_then_launched(void **state)
@@ -243,7 +303,7 @@ static void recorded_once_then_launched(void **state)
 	{
 		struct nvllm_tensor logits;
 
-		assert_int_equal(graph_pool_run(p, 3, follow, &s, &logits, &replayed), 0);
+		assert_int_equal(graph_pool_run(p, decode_of(3), follow, &s, &logits, &replayed), 0);
 	}
 	assert_false(replayed);
 	assert_int_equal(mock.begun, 1);
@@ -268,7 +328,7 @@ static void an_eager_failure_is_the_steps(void **state)
 	assert_int_equal(run_one(p, &s, &replayed), NVLLM_EINVAL);
 	assert_string_equal(sentence, "the step said no");
 	assert_int_equal(mock.begun, 0);
-	assert_int_equal(graph_pool_bucket(p, 2), 2); /* no reason to give up graphs */
+	assert_int_equal(bucket(p, 2), 2); /* no reason to give up graphs */
 	assert_int_equal(run_one(p, &s, &replayed), 0);
 	assert_int_equal(mock.begun, 1);
 	assert_int_equal(run_one(p, &s, &replayed), 0);
@@ -289,10 +349,10 @@ static void check_given_up(
 	assert_string_equal(fail_text(), "");
 	assert_int_equal(n_warnings, 1);
 	assert_non_null(strstr(warning, why));
-	assert_non_null(strstr(warning, "steps of 2 sequences"));
-	assert_int_equal(graph_pool_bucket(p, 2), 2); /* padded as on the other ranks */
-	assert_int_equal(graph_pool_bucket(p, 1), 2);
-	assert_int_equal(graph_pool_bucket(p, 3), 4);
+	assert_non_null(strstr(warning, "steps of 2 rows of 2 sequences"));
+	assert_int_equal(bucket(p, 2), 2); /* padded as on the other ranks */
+	assert_int_equal(bucket(p, 1), 2);
+	assert_int_equal(bucket(p, 3), 4);
 	assert_int_equal(mock.ended, ended);
 	memset(&mock.bad_begin, 0, sizeof(int) * 3);
 	calls = s->calls;
@@ -369,12 +429,12 @@ static void keep_result(struct world *w, struct run *r, int i)
 
 static void step(struct world *w, struct graph_pool *p, struct run *r, int i)
 {
-	int32_t bucket = graph_pool_bucket(p, rows[i]);
+	int32_t size = bucket(p, rows[i]);
 	struct nvllm_tensor logits;
 	bool replayed;
 
-	world_inputs(w, i % STAGES, rows[i], bucket ? bucket : rows[i]);
-	rig_ok(&w->r, graph_pool_run(p, bucket, world_forward, w, &logits, &replayed));
+	world_inputs(w, i % STAGES, rows[i], size ? size : rows[i]);
+	rig_ok(&w->r, graph_pool_run(p, decode_of(size), world_forward, w, &logits, &replayed));
 	r->replayed += replayed;
 	world_results(w, i % STAGES, logits);
 }
@@ -386,7 +446,7 @@ static void decode(struct run *r)
 	struct graph_pool *p;
 
 	world_open(&w, r->so, r->words);
-	p = graph_pool_create(&w.r.ref, w.r.s, r->capture, sizes, N(sizes), SEQS);
+	p = graph_pool_create(&w.r.ref, w.r.s, r->capture, sizes, N(sizes), SEQS, MIXED);
 	assert_non_null(p);
 	for (int i = 0; i < STEPS + r->ahead; i++) {
 		if (i < STEPS)
@@ -498,10 +558,10 @@ static void the_pool_frees_its_graphs(void **state)
 
 	(void)state;
 	world_open(&w, FAKE_SO, NULL);
-	p = graph_pool_create(&w.r.ref, w.r.s, true, sizes, 2, SEQS);
+	p = graph_pool_create(&w.r.ref, w.r.s, true, sizes, 2, SEQS, MIXED);
 	for (int32_t n = 1; n <= 3; n += 2) {
 		world_inputs(&w, 0, n, n + 1);
-		rig_ok(&w.r, graph_pool_run(p, n + 1, world_forward, &w, &logits, &replayed));
+		rig_ok(&w.r, graph_pool_run(p, decode_of(n + 1), world_forward, &w, &logits, &replayed));
 		rig_ok(&w.r, w.r.vt->sync(w.r.d, w.r.s));
 	}
 	assert_int_equal(live_graphs(w.r.d), 2);
@@ -515,6 +575,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(buckets_are_the_sizes_that_fit),
+		TEST(mixed_buckets_hold_their_steps),
+		TEST(mixed_is_recorded_the_second_time),
 		TEST(no_graphs_is_capacity_0),
 		TEST(recorded_once_then_launched),
 		TEST(an_eager_failure_is_the_steps),
