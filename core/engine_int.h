@@ -21,6 +21,7 @@
 #include "core.h"
 #include "cuts.h"
 #include "graph_pool.h"
+#include "readahead.h"
 #include "scheduler.h"
 
 #define MAX_TOP 20       /* most log probabilities listed for one token */
@@ -113,6 +114,7 @@ struct weights {
 	int32_t n_tensors;
 	void *bounce;                         /* host memory for reads */
 	int64_t bounce_bytes;
+	struct readahead *ahead;              /* NULL until a weight is large enough for it */
 };
 /* Prepares w for one bind(). base NULL = dry. */
 void weights_init(struct weights *w, const struct nvllm_loader_ref *, const struct nvllm_device_ref *,

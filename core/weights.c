@@ -199,6 +199,45 @@ static int read_in_place(struct weights *w, const struct nvllm_tensor *t, int32_
 	return r->status;
 }
 
+/* Rows that go to a device of its own memory, pieces of them read by several threads. */
+struct ahead {
+	const struct reading *r;
+	const struct nvllm_tensor *t;
+	const struct nvllm_tensor_info *f;
+	int32_t plane;
+	int64_t row, n, step, skip;
+};
+
+static int64_t ahead_rows(const struct ahead *a, int64_t i)
+{
+	return a->n - i * a->step < a->step ? a->n - i * a->step : a->step;
+}
+
+static int ahead_read(void *arg, int64_t i, void *buf)
+{
+	const struct ahead *a = arg;
+	const struct nvllm_loader_ref *l = a->r->w->loader;
+
+	return l->vt->read(l->loader, a->r->name, a->r->plane, a->r->from + i * a->step, ahead_rows(a, i), buf);
+}
+
+static int ahead_use(void *arg, int64_t i, void *buf)
+{
+	const struct ahead *a = arg;
+	const struct weights *w = a->r->w;
+
+	return w->dvt->upload(w->dev, a->t, a->plane, a->row + i * a->step, ahead_rows(a, i), (char *)buf + a->skip,
+		a->f->dtype, a->f->row_bytes);
+}
+
+static int upload_ahead(struct weights *w, const struct nvllm_tensor *t, int32_t plane, int64_t row,
+	const struct reading *r, const struct nvllm_tensor_info *f, int64_t n, int64_t skip)
+{
+	struct ahead a = { r, t, f, plane, row, n, readahead_piece(w->ahead) / f->row_bytes, skip };
+
+	return readahead_run(w->ahead, (n + a.step - 1) / a.step, ahead_read, ahead_use, &a);
+}
+
 /* Reads rows [from, from + n) of a tensor, a few at a time, and hands columns `col` of them
  * to the device as rows row.. of t's plane. */
 static int upload(struct weights *w, const struct nvllm_tensor *t, int32_t plane, int64_t row, struct reading *r,
@@ -212,6 +251,11 @@ static int upload(struct weights *w, const struct nvllm_tensor *t, int32_t plane
 	if ((w->info->caps & NVLLM_DEV_HOST_MEM) && !t->layout && t->dtype == f->dtype && col.n == f->cols &&
 	    t->stride == f->row_bytes)
 		return read_in_place(w, t, plane, row, r, n);
+	if (!(w->info->caps & NVLLM_DEV_HOST_MEM) && n * f->row_bytes > 2 * BOUNCE && f->row_bytes <= BOUNCE) {
+		w->ahead = w->ahead ? w->ahead : readahead_create(BOUNCE);
+		if (w->ahead)
+			return upload_ahead(w, t, plane, row, r, f, n, skip);
+	}
 	rc = bounce(w, f->row_bytes);
 	if (rc)
 		return rc;
@@ -465,4 +509,6 @@ void weights_finish(struct weights *w)
 	free(w->bounce);
 	w->bounce = NULL;
 	w->bounce_bytes = 0;
+	readahead_destroy(w->ahead);
+	w->ahead = NULL;
 }
