@@ -81,7 +81,8 @@ static int open_device(struct opening *o)
 		if (comp)
 			rc = make_device(o, comp);
 		if (rc && r->host_dev) {
-			log_line(NVLLM_LOG_INFO, NULL, "no cuda device (%s): using the cpu", fail_text());
+			/* a machine without one is nothing to speak of, one that does not work is */
+			log_line(rc == NVLLM_ENOENT ? NVLLM_LOG_DEBUG : NVLLM_LOG_WARN, NULL, "no cuda device (%s): using the cpu", fail_text());
 			rank_drop_device(r);
 		}
 		w = "cpu";

@@ -11,6 +11,7 @@ from common import CHECKPOINTS, ROOT, Case, MODEL, run
 
 FAMILY = {"qwen.ini": "qwen3-tied-bf16", "llama3.ini": "llama3-bf16", "gemma3.ini": "gemma3-text-bf16",
           "qwen3-moe.ini": "qwen3-moe-bf16", "smollm2.ini": None, "reference.ini": None}
+ON_A_GPU = {"cuda.ini"}  # scripts/gpu-check runs it
 NO_TEMPLATE = ("llama3.ini", "gemma3.ini")  # the tiny ones come without
 SMALL = ["--set", "engine.memory=64M", "--set", "device.threads=1", "--set", "sampler.temperature=0", "--log-level", "warn"]
 
@@ -53,7 +54,7 @@ class Conf(Case):
         return out
 
     def test_every_file_is_here(self):
-        self.assertEqual(sorted(FAMILY), sorted(os.listdir(os.path.join(ROOT, "conf"))))
+        self.assertEqual(sorted(ON_A_GPU | set(FAMILY)), sorted(os.listdir(os.path.join(ROOT, "conf"))))
 
     def test_check(self):
         for name in FAMILY:
