@@ -318,7 +318,7 @@ static int keep_resolved(struct conf *c, const char *section, const char *key, c
 	c->resolved = more;
 	if (!now.section || !now.key || !now.value)
 		return fail(NVLLM_ENOMEM, "no memory for the configuration");
-	while (i < c->n_resolved && (strcmp(more[i].section, section) || strcmp(more[i].key, key)))
+	while (i < c->n_resolved && (!more[i].value || strcmp(more[i].section, section) || strcmp(more[i].key, key)))
 		i++;
 	more[i] = now;
 	c->n_resolved += i == c->n_resolved;

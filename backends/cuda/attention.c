@@ -175,9 +175,9 @@ static int attach(struct nvllm_attention *a, void *const *kv, int64_t n_pages, v
 		if (kv[i] && a->layer_bytes[i])
 			err = cudaMemsetAsync(kv[i], 0, (size_t)(n_pages * a->layer_bytes[i]), stream);
 	if (!err && workspace) { /* else nothing is run */
-		attn_workspace(a, workspace);
-		err = cudaMemsetAsync(a->counters, 0,
-			(size_t)ATTN_COUNTERS(a->n_sms) * sizeof(*a->counters), stream);
+		size_t bytes = (size_t)attn_workspace(a, workspace);
+
+		err = cudaMemsetAsync(workspace, 0, bytes, stream); /* counters begin at 0 */
 	}
 	return check(a, err, "clearing the KV pages");
 }

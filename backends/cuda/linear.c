@@ -56,7 +56,7 @@ static int add_bias(struct nvllm_device *dev, nvllm_stream stream, struct nvllm_
 	if (!bias)
 		return NVLLM_OK;
 	d = *bias;
-	d.rows = 1;
+	d.rows = y.rows;
 	d.stride = 0; /* one row for all */
 	return cu_add(dev, stream, y, d);
 }

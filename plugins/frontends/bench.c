@@ -62,6 +62,18 @@ static void put_times(struct json_buf *b, const char *key, const struct bench_ti
 
 static void put_conf(struct json_buf *b, const struct bench_conf *c)
 {
+	char text[32];
+
+	if (c->trace) {
+		put_key(b, "trace");
+		json_put_string(b, c->file, strlen(c->file));
+		put_int(b, "requests", c->trace->n);
+		put_int(b, "repeat", c->repeat);
+		put_key(b, "temperature");
+		snprintf(text, sizeof(text), "%g", c->temperature);
+		json_put(b, text);
+		return;
+	}
 	put_int(b, "prompt", c->prompt);
 	put_int(b, "depth", c->depth);
 	put_int(b, "prefix", c->prefix);
@@ -124,9 +136,12 @@ static void put_engine(struct json_buf *b, const struct bench_result *r)
 	put_int(b, "weight_bytes", s->weight_bytes);
 	put_int(b, "kv_bytes", s->kv_bytes);
 	put_int(b, "work_bytes", s->work_bytes);
+	put_int(b, "run_ahead", s->run_ahead);
+	put_int(b, "graph_steps", s->graph_steps - r->before.graph_steps);
 }
 
-static int report(const struct nvllm_host *h, const struct bench_conf *c, const struct bench_result *r)
+static int report(const struct nvllm_host *h, const struct bench_conf *c, const struct bench_result *r,
+	const char *start_line)
 {
 	struct json_buf b = { 0 };
 	bool wrote;
@@ -135,6 +150,10 @@ static int report(const struct nvllm_host *h, const struct bench_conf *c, const 
 	put_speeds(&b, c, r);
 	put_counts(&b, r);
 	put_engine(&b, r);
+	if (start_line) {
+		put_key(&b, "start");
+		json_put_string(&b, start_line, strlen(start_line));
+	}
 	json_put(&b, "}\n");
 	if (b.failed)
 		return h->fail(h, NVLLM_ENOMEM, "no memory for the report");
@@ -149,14 +168,23 @@ static int run(const struct nvllm_host *h, const struct nvllm_engine_vt *vt, str
 	const void *conf)
 {
 	struct bench_result *result = calloc(1, sizeof(*result));
-	int rc;
+	struct bench_conf c = *(const struct bench_conf *)conf;
+	struct bench_trace trace = { 0 };
+	int rc = NVLLM_OK;
 
 	if (!result)
 		return h->fail(h, NVLLM_ENOMEM, "no memory for the result");
-	rc = bench_run(h, vt, e, conf, result);
-	if (!rc)
-		rc = report(h, conf, result);
-	bench_result_free(result);
+	if (*c.file) {
+		rc = bench_trace_read(h, c.file, &trace);
+		c.trace = &trace;
+	}
+	if (!rc) {
+		rc = bench_run(h, vt, e, &c, result);
+		if (!rc)
+			rc = report(h, &c, result, vt->info(e)->start_line);
+		bench_result_free(result);
+	}
+	bench_trace_free(&trace);
 	free(result);
 	return rc;
 }
@@ -181,6 +209,11 @@ static const struct nvllm_option options[] = {
 		"milliseconds between the starts of requests; 0 = all at once"),
 	NVLLM_INT(bench_conf, long_prompt, "long", "0", 0, 1 << 20,
 		"tokens of one more prompt, submitted once 'batch' answers run; 0 = none"),
+	NVLLM_STR(bench_conf, file, "trace", "",
+		"file of requests in place of random ones, all at once: a line each, "
+		"{\"ids\": [...], \"max_tokens\": N}"),
+	NVLLM_FLOAT(bench_conf, temperature, "temperature", "0", 0, 100,
+		"of the requests; 0 = greedy"),
 	NVLLM_INT(bench_conf, repeat, "repeat", "3", 1, 1000, "counted runs, after one that is not"),
 	NVLLM_OPTIONS_END,
 };
@@ -196,6 +229,8 @@ static const struct nvllm_arg *const args[] = {
 	ARG(0, "turns", "bench.turns", "requests of each conversation"),
 	ARG(0, "arrival", "bench.arrival", "milliseconds between starts"),
 	ARG(0, "long", "bench.long", "tokens of one long prompt among running answers"),
+	ARG(0, "trace", "bench.trace", "a file of requests, all at once"),
+	ARG(0, "temperature", "bench.temperature", "of the requests"),
 	ARG('r', "repeat", "bench.repeat", "counted runs"),
 	NULL,
 };

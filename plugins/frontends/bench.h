@@ -8,8 +8,20 @@
 #include <nvllm/frontend.h>
 #include <nvllm/plugin.h>
 
+/* ---- bench_trace.c: requests from a file ---- */
+
+struct bench_ask { int32_t *ids; int64_t n, gen; };
+struct bench_trace { struct bench_ask *asks; int64_t n; };
+
+/* 0, or a status and a sentence. Free it in both cases. */
+int  bench_trace_read(const struct nvllm_host *, const char *path, struct bench_trace *);
+void bench_trace_free(struct bench_trace *);
+
 struct bench_conf {
 	int64_t prompt, gen, depth, prefix, batch, requests, turns, arrival, long_prompt, repeat;
+	double temperature;
+	const char *file;                  /* of requests; "" = random ones */
+	const struct bench_trace *trace;   /* what is in it; NULL = random ones */
 };
 
 /* ---- bench_times.c: many times, and what lies in their middle ---- */

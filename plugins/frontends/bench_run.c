@@ -3,7 +3,8 @@
  * `arrival` ms apart, at most `batch` of them at once; each is `turns` requests, of which the
  * next goes on from the last one's prompt and answer. Prompts are random, answers greedy,
  * end tokens ignored: every run does the same work, and no run finds another's prompts in a
- * prefix cache. The engine's thread takes times; this thread submits. */
+ * prefix cache. The engine's thread takes times; this thread submits. Requests of a file are
+ * submitted all at once instead; a second counted run of them finds the first one's prompts. */
 #define _GNU_SOURCE
 #include "bench.h"
 
@@ -19,7 +20,8 @@
 
 #include "interrupt.h"
 
-#define SAMPLE_MS 20 /* how often the pages in use are looked at */
+#define SAMPLE_MS 20   /* how often the pages in use are looked at */
+#define WARM_TOKENS 64 /* of the answer before a file's requests */
 
 struct run;
 
@@ -29,6 +31,7 @@ struct talk {
 	struct talk *next_done;
 	int32_t *ids;              /* [cap]: this turn's prompt, then its answer */
 	int64_t n, cap, n_prompt;
+	int64_t gen;               /* tokens of an answer */
 	int64_t index;             /* in run.talks; -1 = the long prompt's */
 	int64_t turn;
 	uint64_t id;
@@ -219,9 +222,11 @@ static bool talk_submit(struct run *r, struct talk *t)
 		.params = &p, .on_event = on_event, .user = t };
 	int rc;
 
-	p.temperature = 0;
+	p.temperature = r->conf->temperature;
+	p.top_p = 1; /* whatever the checkpoint's own defaults */
+	p.top_k = 0;
 	p.ignore_eos = 1;
-	p.max_tokens = r->conf->gen;
+	p.max_tokens = t->gen;
 	t->n_prompt = t->n;
 	t->submitted = t->last = now_ns();
 	rc = r->vt->submit(r->engine, &q, &t->id);
@@ -247,18 +252,43 @@ static void forget(struct run *r, struct talk *t)
 	talk_free(t);
 }
 
-/* The next conversation begins. */
-static void begin_talk(struct run *r)
+/* One of random tokens. */
+static struct talk *random_talk(struct run *r)
 {
 	const struct bench_conf *c = r->conf;
 	int64_t own = c->depth + c->prompt;
 	struct talk *t = talk_create(r, c->prefix + own + c->gen + (c->turns - 1) * (c->prompt + c->gen));
 
 	if (!t)
-		return;
+		return NULL;
 	memcpy(t->ids, r->prefix, (size_t)c->prefix * sizeof(*t->ids));
 	add_random(r, t->ids + c->prefix, own);
 	t->n = c->prefix + own;
+	t->gen = c->gen;
+	return t;
+}
+
+/* One of the file's requests. The run that is not counted is the first of them, cut short. */
+static struct talk *asked_talk(struct run *r)
+{
+	const struct bench_ask *a = &r->conf->trace->asks[r->n_begun];
+	struct talk *t = talk_create(r, a->n + a->gen);
+
+	if (!t)
+		return NULL;
+	memcpy(t->ids, a->ids, (size_t)a->n * sizeof(*t->ids));
+	t->n = a->n;
+	t->gen = r->counted || a->gen < WARM_TOKENS ? a->gen : WARM_TOKENS;
+	return t;
+}
+
+/* The next conversation begins. */
+static void begin_talk(struct run *r)
+{
+	struct talk *t = r->conf->trace ? asked_talk(r) : random_talk(r);
+
+	if (!t)
+		return;
 	pthread_mutex_lock(&r->lock); /* mark_all reads them */
 	t->index = r->n_begun++;
 	r->talks[t->index] = t;
@@ -277,6 +307,7 @@ static void begin_long(struct run *r)
 		return;
 	add_random(r, t->ids, n);
 	t->n = n;
+	t->gen = r->conf->gen;
 	pthread_mutex_lock(&r->lock);
 	r->extra = t;
 	r->reading_long = true;
@@ -436,8 +467,14 @@ static int run_once(struct run *r, struct bench_row *row)
 static int run_all(struct run *r)
 {
 	struct bench_result *out = r->result;
-	int rc = run_once(r, NULL);
+	const int64_t n_talks = r->n_talks, at_once = r->at_once;
+	int rc;
 
+	if (r->conf->trace)
+		r->n_talks = r->at_once = 1;
+	rc = run_once(r, NULL);
+	r->n_talks = n_talks;
+	r->at_once = at_once;
 	out->before.size = out->after.size = sizeof(out->after);
 	r->vt->stats(r->engine, &out->before);
 	r->counted = true;
@@ -480,9 +517,11 @@ int bench_run(const struct nvllm_host *host, const struct nvllm_engine_vt *vt,
 		.rng = 1, .n_talks = conf->requests ? conf->requests : conf->batch };
 	int rc;
 
-	r.at_once = r.n_talks < conf->batch ? r.n_talks : conf->batch;
+	if (conf->trace) /* all of them at once */
+		r.n_talks = conf->trace->n;
+	r.at_once = r.n_talks < conf->batch || conf->trace ? r.n_talks : conf->batch;
 	r.together = r.n_talks == r.at_once && conf->turns == 1 && !conf->arrival &&
-		!conf->long_prompt;
+		!conf->long_prompt && !conf->trace;
 	memset(out, 0, sizeof(*out));
 	pthread_mutex_init(&r.lock, NULL);
 	rc = run_opened(&r);

@@ -214,7 +214,7 @@ static int locate(const struct nvllm_loader *l, const char *name, struct part *p
 	return p->t->dtype >= 0 && p->rows > 0 ? NVLLM_OK : NVLLM_ENOENT;
 }
 
-static int find(struct nvllm_loader *l, const char *name, struct nvllm_tensor_info *out)
+int st_find(struct nvllm_loader *l, const char *name, struct nvllm_tensor_info *out)
 {
 	struct part p;
 
@@ -250,15 +250,14 @@ static int read_rows(struct nvllm_loader *l, const char *name, int32_t plane, in
 
 /* ---- open and close ---- */
 
-static void close_loader(struct nvllm_loader *l)
+void st_close(struct nvllm_loader *l)
 {
 	for (int32_t i = 0; i < l->n_files; i++)
 		if (l->files[i].fd >= 0)
 			close(l->files[i].fd);
 }
 
-static int open_loader(const struct nvllm_host *host, const char *path, const void *conf,
-	struct nvllm_loader **out)
+int st_open_checkpoint(const struct nvllm_host *host, const char *path, struct nvllm_loader **out)
 {
 	struct nvllm_loader *l = host->alloc(host, sizeof(*l));
 	size_t len = strlen(path);
@@ -266,7 +265,6 @@ static int open_loader(const struct nvllm_host *host, const char *path, const vo
 	const char *arch;
 	int rc;
 
-	(void)conf;
 	if (!l || !copy)
 		return host->fail(host, NVLLM_ENOMEM, "%s: no memory to open it", path);
 	memcpy(copy, path, len);
@@ -280,7 +278,7 @@ static int open_loader(const struct nvllm_host *host, const char *path, const vo
 	if (rc == 0)
 		rc = st_weights(l);
 	if (rc < 0) {
-		close_loader(l);
+		st_close(l);
 		return rc;
 	}
 	arch = st_meta(l, "architectures");
@@ -289,13 +287,20 @@ static int open_loader(const struct nvllm_host *host, const char *path, const vo
 	return NVLLM_OK;
 }
 
+static int open_loader(const struct nvllm_host *host, const char *path, const void *conf,
+	struct nvllm_loader **out)
+{
+	(void)conf;
+	return st_open_checkpoint(host, path, out);
+}
+
 static const char *meta(struct nvllm_loader *l, const char *key)
 {
 	return st_meta(l, key);
 }
 
 /* Tokenizer and chat plugins read their own files of the folder. */
-static int array(struct nvllm_loader *l, const char *key, struct nvllm_array *out)
+int st_array(struct nvllm_loader *l, const char *key, struct nvllm_array *out)
 {
 	(void)l, (void)key, (void)out;
 	return NVLLM_ENOENT;
@@ -306,10 +311,10 @@ static const struct nvllm_loader_vt vt = {
 	.probe = st_probe,
 	.open = open_loader,
 	.meta = meta,
-	.array = array,
-	.find = find,
+	.array = st_array,
+	.find = st_find,
 	.read = read_rows,
-	.close = close_loader,
+	.close = st_close,
 };
 
 static const struct nvllm_component safetensors = {
@@ -320,7 +325,7 @@ static const struct nvllm_component safetensors = {
 	.vt = &vt,
 };
 
-static const struct nvllm_component *const components[] = { &safetensors, NULL };
+static const struct nvllm_component *const components[] = { &safetensors, &st_dummy, NULL };
 
 const struct nvllm_plugin nvllm_plugin = {
 	.abi = NVLLM_ABI,

@@ -2,7 +2,7 @@
 /* plugins/loaders/safetensors.h - what the parts of the safetensors loader know of each
  * other: safetensors_header.c checks one file, safetensors_folder.c knows which files
  * make a checkpoint, safetensors_config.c its configuration, safetensors.c is the vtable
- * and reads rows. */
+ * and reads rows; dummy.c shows the same names and shapes without the numbers. */
 #ifndef NVLLM_LOADERS_SAFETENSORS_H
 #define NVLLM_LOADERS_SAFETENSORS_H
 
@@ -48,6 +48,7 @@ struct nvllm_loader {
 	int64_t n_tensors;
 	struct st_pair *config;    /* [n_config] sorted by key */
 	int64_t n_config;
+	char std[32];              /* dummy.c: meta("dummy.std") */
 };
 
 /* ---- safetensors.c ---- */
@@ -66,6 +67,11 @@ int st_read(const struct nvllm_loader *, const struct st_file *, void *dst, int6
 const struct st_tensor *st_tensor(const struct nvllm_loader *, const char *name);
 /* Makes the index of all files' tensors. Names that occur twice are refused. */
 int st_index(struct nvllm_loader *);
+/* Of the vtable, for dummy.c too. */
+int st_open_checkpoint(const struct nvllm_host *, const char *path, struct nvllm_loader **);
+int st_find(struct nvllm_loader *, const char *name, struct nvllm_tensor_info *);
+int st_array(struct nvllm_loader *, const char *key, struct nvllm_array *);
+void st_close(struct nvllm_loader *);
 /* Well-formed UTF-8 without control characters, in place: what is not becomes '?'. */
 void st_printable(char *text);
 
@@ -83,6 +89,9 @@ int st_place(struct nvllm_loader *);
 int st_weights(struct nvllm_loader *);
 int st_probe(const char *path);
 int st_ends_with(const char *s, const char *end);
+
+/* ---- dummy.c ---- */
+extern const struct nvllm_component st_dummy;
 
 /* ---- safetensors_config.c ---- */
 int st_config(struct nvllm_loader *);

@@ -20,6 +20,7 @@
 #define CK_MAX_SETS 64
 struct ck_opts {
 	const char *so, *file;            /* file: a checkpoint for suites that read one */
+	const char *device;               /* what components that run on a device are tried on */
 	int timeout_s, only;              /* only: a kind, 0 = all */
 	bool verbose;
 	const char *sets[CK_MAX_SETS];    /* "kind.key=value" of the plugin's options */
@@ -55,12 +56,18 @@ void ck_skip(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void ck_step_begin(void);
 void ck_step_end(void); /* fails the running check if anything allocated */
 void ck_step_note(const char *what);
+/* A driver's own calls of malloc do not count: only host->alloc and device memory. */
+void ck_step_driver(bool on);
 bool ck_in_step(void);
 
 /* ---- guard.c: memory between two unreadable pages, slack filled and looked at. ---- */
 void *gmem_get(const char *name, int64_t bytes, int64_t align); /* filled with 0xFF: NaN */
 void  gmem_put(void *);
 void  gmem_put_all(void);
+void  gmem_apart(void *);      /* the host's alone: no kernel is handed it (mirror.c) */
+/* Memory number i with its slack, bytes 0 = none now; false = no more after it. */
+struct gmem_view { unsigned char *body; size_t bytes; int64_t *far; };
+bool  gmem_view(int i, struct gmem_view *);
 void  gmem_check(void);        /* fails the running check where slack was written */
 void  gmem_catch_faults(void); /* a fault names the memory it was beside */
 
@@ -72,6 +79,25 @@ void fake_hush(void);                      /* forgets it */
 int  ck_refusal(int status, const char *what);
 const struct nvllm_device_ref *fake_device(void);
 void fake_device_order(int order);         /* another order and other workers in parallel_for */
+
+/* ---- rig.c: the device that attention backends and samplers are tried on: --device, or
+ * the one that has what they need, or the fake one. ---- */
+/* NULL: there is none, and the suite was closed as skipped. */
+const struct nvllm_device_ref *ck_device(uint64_t need);
+/* Opens a device; a status below 0 leaves a sentence in fake_said(). */
+int  ck_device_open(const struct nvllm_component *, const void *conf,
+	struct nvllm_device_ref *, struct nvllm_device_info *);
+
+/* ---- mirror.c: a device whose memory the host cannot reach. Each guarded memory has a
+ * twin on the device: a call through the mirror copies all of them there, calls with the
+ * twins' addresses, waits and copies all back, slack included. ---- */
+/* bytes: room for all twins at once. */
+int mirror_open(const struct nvllm_device_ref *, int64_t bytes); /* a failed check and -1: no memory */
+bool mirror_on(void);
+const struct nvllm_device_vt *mirror_device(void);  /* kernels, upload, sync; the rest is the device's */
+const struct nvllm_attention_vt *mirror_attention(const struct nvllm_attention_vt *, int n_layers);
+const struct nvllm_sampler_vt *mirror_sampler(const struct nvllm_sampler_vt *);
+void mirror_close(void);
 
 /* ---- fake_words.c: a tokenizer of 282 tokens. ---- */
 const struct nvllm_tokenizer_vt *fake_words(struct nvllm_tokenizer **);

@@ -10,16 +10,51 @@
 
 /* ---- the harness: one kernel call on rows [row, row + n), and what it must give ---- */
 
+int64_t mat_align = 4;
+
+struct nvllm_tensor mat_new_as(const char *name, int32_t dtype, int64_t rows, int64_t cols,
+	int64_t pad)
+{
+	int64_t bytes = nvllm_row_bytes(dtype, 1);
+	int64_t align = mat_align < bytes ? bytes : mat_align == 4 ? bytes : mat_align;
+	struct nvllm_tensor t = { .rows = rows, .cols = cols, .planes = 1, .dtype = dtype,
+		.stride = (cols + pad) * bytes };
+	int64_t size;
+
+	t.stride = (t.stride + align - 1) / align * align;
+	size = rows ? (rows - 1) * t.stride + cols * bytes : 0;
+	t.data = gmem_get(name, size, align);
+	return t;
+}
+
 struct nvllm_tensor mat_new(const char *name, int64_t rows, int64_t cols, int64_t pad)
 {
-	struct nvllm_tensor t = { .rows = rows,
-		.cols = cols,
-		.stride = (cols + pad) * 4,
-		.planes = 1,
-		.dtype = NVLLM_F32 };
+	return mat_new_as(name, NVLLM_F32, rows, cols, pad);
+}
 
-	t.data = gmem_get(name, rows * t.stride - pad * 4, 4);
-	return t;
+/* f32 and bf16. */
+double mat_get(struct nvllm_tensor t, int64_t row, int64_t col)
+{
+	uint32_t u;
+	float f;
+
+	if (t.dtype == NVLLM_F32)
+		return (double)mat_row(t, row)[col];
+	u = (uint32_t)((const uint16_t *)(const void *)mat_row(t, row))[col] << 16;
+	memcpy(&f, &u, 4);
+	return (double)f;
+}
+
+/* x must be a number of the type already. */
+static void mat_put(struct nvllm_tensor t, int64_t row, int64_t col, float x)
+{
+	uint32_t u;
+
+	memcpy(&u, &x, 4);
+	if (t.dtype == NVLLM_F32)
+		mat_row(t, row)[col] = x;
+	else
+		((uint16_t *)(void *)mat_row(t, row))[col] = (uint16_t)(u >> 16);
 }
 
 struct nvllm_tensor mat_random(
@@ -47,10 +82,19 @@ struct nvllm_tensor mat_rows(struct nvllm_tensor t, int64_t row, int64_t n)
 	return t;
 }
 
+/* One row to each, where from.stride is 0. */
 static void mat_copy(struct nvllm_tensor to, struct nvllm_tensor from)
 {
 	for (int64_t i = 0; i < to.rows; i++)
-		memcpy(mat_row(to, i), mat_row(from, i), (size_t)to.cols * 4);
+		for (int64_t j = 0; j < to.cols; j++)
+			mat_put(to, i, j, mat_row(from, i)[j]);
+}
+
+static void mat_round(struct nvllm_tensor t, int32_t dtype)
+{
+	for (int64_t i = 0; t.data && i < t.rows; i++)
+		for (int64_t j = 0; j < t.cols; j++)
+			mat_row(t, i)[j] = (float)ref_round(dtype, (double)mat_row(t, i)[j]);
 }
 
 static int call(struct dcase *k, int64_t row, int64_t n, struct nvllm_tensor y)
@@ -66,7 +110,15 @@ static int call(struct dcase *k, int64_t row, int64_t n, struct nvllm_tensor y)
 	return status ? ck_bad("returned %d: %s", status, fake_said()) : 0;
 }
 
-static void check_values(struct dcase *k, struct nvllm_tensor y)
+static const char *form_name(const struct dcase *k)
+{
+	static const char *const names[] = { "", "x bf16: ", "y bf16: ", "x and y bf16: " };
+
+	return names[k->form];
+}
+
+/* y's rows, which are rows [row, ..) of the case. */
+static void check_values(struct dcase *k, int64_t row, struct nvllm_tensor y)
 {
 	double *want = malloc(sizeof(double) * (size_t)y.cols),
 	       *tol = malloc(sizeof(double) * (size_t)y.cols);
@@ -74,15 +126,17 @@ static void check_values(struct dcase *k, struct nvllm_tensor y)
 	for (int64_t r = 0; r < y.rows && ck_good(); r++) {
 		for (int64_t i = 0; i < y.cols; i++)
 			tol[i] = NAN;
-		k->want(k, r, want, tol);
+		k->want(k, row + r, want, tol);
 		for (int64_t i = 0; i < y.cols && ck_good(); i++) {
 			double t = isnan(tol[i]) ? 2e-6 + 3e-5 * fabs(want[i]) : tol[i];
+			double got = mat_get(y, r, i);
 
-			if (!(fabs((double)mat_row(y, r)[i] - want[i]) <= t))
-				ck_bad("row %ld of %ld, column %ld: %.7g, expected %.7g within "
+			t += y.dtype == NVLLM_BF16 ? BF16_HALF * 1.01 * fabs(want[i]) : 0;
+			if (!(fabs(got - want[i]) <= t))
+				ck_bad("%srow %ld of %ld%s, column %ld: %.7g, expected %.7g within "
 				       "%.2g",
-					(long)r, (long)y.rows, (long)i, (double)mat_row(y, r)[i],
-					want[i], t);
+					form_name(k), (long)(row + r), (long)k->rows,
+					y.rows < k->rows ? ", alone" : "", (long)i, got, want[i], t);
 		}
 	}
 	free(want), free(tol);
@@ -90,33 +144,81 @@ static void check_values(struct dcase *k, struct nvllm_tensor y)
 
 static void check_gaps(struct nvllm_tensor y)
 {
+	int64_t used = nvllm_row_bytes(y.dtype, y.cols);
+
 	for (int64_t r = 0; r + 1 < y.rows; r++)
-		for (int64_t b = y.cols * 4; b < y.stride; b++)
+		for (int64_t b = used; b < y.stride; b++)
 			if (((unsigned char *)mat_row(y, r))[b] != 0xFF) {
 				ck_bad("wrote between the rows of y, after row %ld", (long)r);
 				return;
 			}
 }
 
-/* All rows, then every row alone: right, and the same bits. */
-void dcase_check(struct dcase *k)
+static bool same_rows(struct nvllm_tensor a, int64_t ra, struct nvllm_tensor b, int64_t rb)
 {
-	struct nvllm_tensor y = mat_new("y", k->rows, k->cols, k->pad);
+	return !memcmp(mat_row(a, ra), mat_row(b, rb), (size_t)nvllm_row_bytes(a.dtype, a.cols));
+}
 
-	if (call(k, 0, k->rows, y) == 0) {
-		check_values(k, y);
-		check_gaps(y);
-	}
-	for (int64_t r = 0; r < k->rows && ck_good(); r++) {
-		struct nvllm_tensor one = mat_new("y of one row", 1, k->cols, 0);
+/* Every row alone: the same bits, or, where the device says that they vary, right. */
+static void check_alone(struct dcase *k, struct nvllm_tensor y)
+{
+	for (int64_t r = 0; r < k->rows && ck_good(); r += k->dev->varies && r > 4 ? 13 : 1) {
+		struct nvllm_tensor one = mat_new_as("y of one row", y.dtype, 1, k->cols, 0);
 
-		if (call(k, r, 1, one) == 0 &&
-			memcmp(mat_row(one, 0), mat_row(y, r), (size_t)k->cols * 4))
-			ck_bad("row %ld has other bits alone than among %ld rows", (long)r,
-				(long)k->rows);
+		if (call(k, r, 1, one) == 0 && k->dev->varies)
+			check_values(k, r, one);
+		else if (ck_good() && !same_rows(one, 0, y, r))
+			ck_bad("%srow %ld has other bits alone than among %ld rows", form_name(k),
+				(long)r, (long)k->rows);
 		gmem_put(one.data);
 	}
-	gmem_put(y.data);
+}
+
+/* All rows: right, nothing between them, the same bits a second time. */
+static void check_form(struct dcase *k)
+{
+	int32_t type = k->form & Y16 ? NVLLM_BF16 : NVLLM_F32;
+	struct nvllm_tensor y = mat_new_as("y", type, k->rows, k->cols, k->pad);
+	struct nvllm_tensor again = mat_new_as("y again", type, k->rows, k->cols, k->pad);
+
+	if (call(k, 0, k->rows, y) == 0) {
+		check_values(k, 0, y);
+		check_gaps(y);
+	}
+	if (ck_good() && call(k, 0, k->rows, again) == 0)
+		for (int64_t r = 0; r < k->rows && ck_good(); r++)
+			if (!same_rows(y, r, again, r))
+				ck_bad("%srow %ld has other bits the second time", form_name(k),
+					(long)r);
+	check_alone(k, y);
+	gmem_put(y.data), gmem_put(again.data);
+}
+
+void dcase_check(struct dcase *k)
+{
+	int last = k->dev->act16 ? k->may : 0;
+
+	for (int form = 0; form <= last && ck_good(); form++) {
+		if (form & ~last)
+			continue;
+		k->form = form;
+		k->xk = k->x;
+		if (form & Y16)
+			mat_round(k->y0, NVLLM_BF16);
+		if (form & X16 && k->x.data) {
+			struct nvllm_tensor one = k->x; /* stride 0: its one row */
+
+			one.rows = k->x.stride ? k->x.rows : 1;
+			mat_round(one, NVLLM_BF16);
+			k->xk = mat_new_as("x", NVLLM_BF16, one.rows, one.cols, 1);
+			mat_copy(k->xk, one);
+			k->xk.rows = k->x.rows;
+			k->xk.stride = k->x.stride ? k->xk.stride : 0;
+		}
+		check_form(k);
+		if (k->xk.data != k->x.data)
+			gmem_put(k->xk.data);
+	}
 	gmem_put(k->y0.data);
 	gmem_put(k->x.data);
 	ck_end();
@@ -135,6 +237,12 @@ int64_t cols_of(int32_t dtype, int64_t n)
 	int64_t block = nvllm_dtype_block(dtype, NULL);
 
 	return (n + block - 1) / block * block;
+}
+
+void weight_rounded(const struct nvllm_tensor *stored, int32_t dtype, double *v, int64_t n)
+{
+	for (int64_t i = 0; i < n && stored->dtype == NVLLM_BF16 && dtype != NVLLM_BF16; i++)
+		v[i] = ref_round(NVLLM_BF16, v[i]);
 }
 
 /* A plane in two pieces. */
@@ -160,6 +268,7 @@ int weight_make_planes(struct dev *d, int32_t dtype, int planes, int64_t rows, i
 	struct rng r = { seed };
 	int status = 0;
 
+	gmem_apart(src);
 	*w = (struct weight){ .t = { .rows = rows, .cols = cols, .stride = src_stride,
 		.planes = planes, .plane_stride = planes > 1 ? rows * src_stride : 0,
 		.dtype = dtype }, .v = malloc(sizeof(double) * (size_t)(all * cols)) };
@@ -173,6 +282,7 @@ int weight_make_planes(struct dev *d, int32_t dtype, int planes, int64_t rows, i
 		gmem_put(src);
 		return 1;
 	}
+	weight_rounded(&w->t, dtype, w->v, all * cols);
 	w->t.data = gmem_get("a stored weight", bytes, 256);
 	for (int32_t p = planes - 1; p >= 0 && !status; p--)
 		status = upload(d, &w->t, p, dtype, src + p * rows * src_stride, src_stride);
@@ -277,229 +387,26 @@ static void check_parallel(struct dev *d)
 	ck_end();
 }
 
-/* ---- marks and graphs: also of a device whose memory is not the host's ---- */
-
-/* Host memory for copies, 64 floats. */
-static float *staging(struct dev *d)
-{
-	if (NVLLM_HAS(d->vt, host_alloc) && d->vt->host_alloc)
-		return d->vt->host_alloc(d->d, 256);
-	return malloc(256);
-}
-
-static void staging_free(struct dev *d, float *p)
-{
-	if (NVLLM_HAS(d->vt, host_free) && d->vt->host_free)
-		d->vt->host_free(d->d, p);
-	else
-		free(p);
-}
-
-static void fill(float *p, float value)
-{
-	for (int i = 0; i < 64; i++)
-		p[i] = value;
-}
-
-/* Copies in on its way through the device to out, with a mark after each half. */
-static void check_round(struct dev *d, nvllm_mark *m, char *dev, float *in, float *out, float value)
-{
-	int status;
-
-	fill(in, value);
-	status = d->vt->copy(d->d, d->stream, dev, in, 256);
-	status = status ? status : d->vt->mark_set(d->d, d->stream, m[0]);
-	status = status ? status : d->vt->copy(d->d, d->stream, dev + 256, dev, 256);
-	status = status ? status : d->vt->copy(d->d, d->stream, out, dev + 256, 256);
-	status = status ? status : d->vt->mark_set(d->d, d->stream, m[1]);
-	status = status ? status : d->vt->mark_wait(d->d, m[0]);
-	fill(in, -1); /* it was read: it is ours again */
-	status = status ? status : d->vt->mark_wait(d->d, m[1]);
-	if (status)
-		ck_bad("a copy or a mark returned %d: %s", status, fake_said());
-	else if (out[0] != value || out[63] != value)
-		ck_bad("after the mark was waited for, %g and %g arrived in place of %g",
-			(double)out[0], (double)out[63], (double)value);
-}
-
-static void check_rounds(struct dev *d)
-{
-	float *in = staging(d), *out = staging(d);
-	char *dev = d->vt->alloc(d->d, 512);
-	nvllm_mark m[2] = { NULL };
-
-	if (!in || !out || !dev || d->vt->mark_create(d->d, &m[0]) ||
-		d->vt->mark_create(d->d, &m[1]))
-		ck_bad("no memory or no marks: %s", fake_said());
-	for (int i = 0; i < 3 && ck_good(); i++)
-		check_round(d, m, dev, in, out, (float)i + 1);
-	for (int i = 0; i < 2; i++)
-		if (m[i])
-			d->vt->mark_free(d->d, m[i]);
-	d->vt->sync(d->d, d->stream);
-	d->vt->free(d->d, dev);
-	staging_free(d, in), staging_free(d, out);
-}
-
-static void check_marks(struct dev *d)
-{
-	ck_begin("marks: what lies before one is done when it was waited for, again and again");
-	if (!(d->info.caps & NVLLM_DEV_ASYNC)) {
-		ck_skip("the device does not run ahead");
-		return;
-	}
-	if (NVLLM_HAS(d->vt, mark_wait) && d->vt->mark_create && d->vt->mark_free &&
-		d->vt->mark_set && d->vt->mark_wait)
-		check_rounds(d);
-	else
-		ck_bad("NVLLM_DEV_ASYNC, and a mark member is NULL");
-	ck_end();
-}
-
-/* 64 floats on the device, all of one value. */
-static void put(struct dev *d, const struct nvllm_tensor *t, float value)
-{
-	float v[64];
-
-	fill(v, value);
-	if (d->vt->copy(d->d, d->stream, t->data, v, sizeof(v)) || d->vt->sync(d->d, d->stream))
-		ck_bad("copy or sync failed: %s", fake_said());
-}
-
-static void want(struct dev *d, const struct nvllm_tensor *t, float value, const char *when)
-{
-	float v[64];
-
-	fill(v, -1);
-	if (d->vt->copy(d->d, d->stream, v, t->data, sizeof(v)) || d->vt->sync(d->d, d->stream))
-		ck_bad("%s: copy or sync failed: %s", when, fake_said());
-	for (int i = 0; i < 64; i++)
-		if (v[i] != value) {
-			ck_bad("%s: element %d is %g, expected %g", when, i, (double)v[i],
-				(double)value);
-			return;
-		}
-}
-
-/* x += d; d = x, as a graph. */
-static int record(struct dev *d, struct nvllm_tensor x, struct nvllm_tensor y, nvllm_graph *g)
-{
-	int status = d->vt->graph_begin(d->d, d->stream), end;
-
-	if (status)
-		return status;
-	status = d->k->add(d->d, d->stream, x, y);
-	status = status ? status : d->vt->copy(d->d, d->stream, y.data, x.data, 256);
-	end = d->vt->graph_end(d->d, d->stream, g);
-	return status ? status : end;
-}
-
-static void launch(struct dev *d, nvllm_graph g)
-{
-	int status = d->vt->graph_launch(d->d, d->stream, g);
-
-	if (status)
-		ck_bad("graph_launch returned %d: %s", status, fake_said());
-}
-
-static void check_replays(struct dev *d, struct nvllm_tensor x, struct nvllm_tensor y)
-{
-	nvllm_graph g = NULL, other = NULL;
-	int status;
-
-	put(d, &x, 1), put(d, &y, 10);
-	status = record(d, x, y, &g);
-	status = status ? status : record(d, y, x, &other);
-	if (status) {
-		ck_bad("recording returned %d: %s", status, fake_said());
-		return;
-	}
-	want(d, &x, 1, "after the recording, which runs nothing");
-	launch(d, g);
-	want(d, &x, 11, "after a launch");
-	put(d, &x, 2), put(d, &y, 3);
-	launch(d, g);
-	launch(d, g);
-	want(d, &x, 10, "after two more, on new values at the same addresses");
-	launch(d, other); /* 20, 20 */
-	if (d->k->add(d->d, d->stream, x, y))
-		ck_bad("add: %s", fake_said());
-	launch(d, g); /* 40, 20: 60, 60 */
-	want(d, &y, 60, "after another graph, a kernel and the graph, in that order");
-	d->vt->graph_free(d->d, g);
-	launch(d, other);
-	want(d, &x, 120, "after the first graph is gone");
-	d->vt->graph_free(d->d, other);
-}
-
-/* Whether the bad call or the end refuses is the device's choice; after the end the stream
- * must work. */
-static void check_given_up(struct dev *d, struct nvllm_tensor x, struct nvllm_tensor y)
-{
-	struct nvllm_tensor no_fit = y;
-	nvllm_graph g = NULL;
-
-	no_fit.cols = 8;
-	put(d, &x, 1), put(d, &y, 10);
-	if (d->vt->graph_begin(d->d, d->stream)) {
-		ck_bad("graph_begin: %s", fake_said());
-		return;
-	}
-	(void)d->k->add(d->d, d->stream, x, no_fit);
-	if (!d->vt->graph_end(d->d, d->stream, &g))
-		d->vt->graph_free(d->d, g);
-	if (d->k->add(d->d, d->stream, x, y))
-		ck_bad("add after a recording that was given up: %s", fake_said());
-	want(d, &x, 11, "after a recording that was given up");
-}
-
-static void check_graphs(struct dev *d)
-{
-	struct nvllm_tensor x = { .rows = 4, .cols = 16, .stride = 64, .planes = 1,
-		.dtype = NVLLM_F32 }, y = x;
-
-	ck_begin("graphs: recorded, not run; launched in order, on what the addresses hold then");
-	if (!(d->info.caps & NVLLM_DEV_GRAPHS)) {
-		ck_skip("the device has no graphs");
-		return;
-	}
-	if (!NVLLM_HAS(d->vt, graph_free) || !d->vt->graph_begin || !d->vt->graph_end ||
-		!d->vt->graph_launch || !d->vt->graph_free || !d->k->add) {
-		ck_bad("NVLLM_DEV_GRAPHS, and a graph member or the kernel add is NULL");
-		ck_end();
-		return;
-	}
-	x.data = d->vt->alloc(d->d, 256);
-	y.data = d->vt->alloc(d->d, 256);
-	check_replays(d, x, y);
-	ck_end();
-	ck_begin("graphs: the stream works after a recording that was given up");
-	check_given_up(d, x, y);
-	ck_end();
-	d->vt->free(d->d, x.data);
-	d->vt->free(d->d, y.data);
-}
-
 /* ---- variants ---- */
 
 static int dev_open(struct dev *d, const struct nvllm_component *c, const char *const *sets)
 {
+	struct nvllm_device_ref ref;
 	int err, status;
 	const void *conf = ck_conf(c, sets, &err);
 
 	memset(d, 0, sizeof(*d));
 	if (err)
 		return -1;
-	d->vt = c->vt;
+	status = ck_device_open(c, conf, &ref, &d->info);
+	if (status)
+		return ck_good() ? 1 : -1;
+	d->vt = ref.vt;
 	d->k = d->vt->kernels;
-	d->info.size = sizeof(d->info);
-	fake_hush();
-	status = d->vt->create(fake_host(), 0, conf, &d->d);
-	if (ck_refusal(status, "create") < 0)
-		return 1;
-	if (!d->d || d->vt->info(d->d, &d->info))
-		return ck_bad("create or info gave nothing");
+	d->d = ref.dev;
 	d->stream = d->vt->stream(d->d);
+	d->act16 = NVLLM_HAS(&d->info, act_dtype) && d->info.act_dtype == NVLLM_BF16;
+	d->varies = d->info.caps & NVLLM_DEV_VARIES;
 	return 0;
 }
 
@@ -507,9 +414,7 @@ static int dev_open(struct dev *d, const struct nvllm_component *c, const char *
  * `activations` names it; what it does not name may be as coarse as 8 bits. */
 static double rounding(const char *activations)
 {
-	if (!activations)
-		return 0;
-	if (!strcmp(activations, "f32"))
+	if (!activations || !strcmp(activations, "f32"))
 		return 0;
 	return !strcmp(activations, "q16") ? 1.0 / 32767 : 1.0 / 127;
 }
@@ -525,6 +430,31 @@ static const char *const *names_of(const struct nvllm_component *c, const char *
 	return none;
 }
 
+/* On memory that the host does not share, by way of its mirror: first what the engine has,
+ * addresses of whole vectors, then any that an element may have. */
+static void run_mirrored(struct dev *d)
+{
+	struct nvllm_device_ref ref = { .size = sizeof(ref), .vt = d->vt, .dev = d->d,
+		.info = &d->info };
+	char who[sizeof(ck_board->who)];
+
+	ck_begin("memory for the suite");
+	(void)mirror_open(&ref, (int64_t)8 << 20);
+	ck_end();
+	if (!mirror_on())
+		return;
+	d->vt = mirror_device();
+	d->k = d->vt->kernels;
+	snprintf(who, sizeof(who), "%s", ck_board->who);
+	mat_align = 64;
+	check_kernels(d);
+	mat_align = 4;
+	ck_who("%.80s unaligned", who);
+	check_kernels(d);
+	mirror_close();
+	d->vt = ref.vt;
+}
+
 static void run_suite(struct dev *d, bool whole)
 {
 	if (whole) {
@@ -534,7 +464,7 @@ static void run_suite(struct dev *d, bool whole)
 		check_graphs(d);
 	}
 	if (!(d->info.caps & NVLLM_DEV_HOST_MEM)) {
-		ck_skip("its memory is not the host's: the suite cannot read it");
+		run_mirrored(d);
 		return;
 	}
 	if (whole && d->info.caps & NVLLM_DEV_PARALLEL)
@@ -561,9 +491,13 @@ static void run_variant(
 		n > 1 ? sets[1] : "");
 	ck_begin("create");
 	status = dev_open(&d, c, sets);
-	d.rounding = rounding(acts);
+	d.rounding = d.act16 ? 0 : rounding(acts || !ck_has_option(c, "activations") ? acts : "auto");
 	if (status == 1 && isa && strcmp(isa, "auto")) {
 		ck_skip("refused: %s", fake_said()); /* this machine has other instructions */
+		return;
+	}
+	if (status == 1 && strcmp(c->name, "cuda") == 0) {
+		ck_skip("skipped: no CUDA device: %s", fake_said());
 		return;
 	}
 	if (status == 1)

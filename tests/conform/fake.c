@@ -53,6 +53,7 @@ static void *host_alloc(const struct nvllm_host *host, size_t bytes)
 		snprintf(said, sizeof(said), "no memory for %zu bytes", bytes);
 		return NULL;
 	}
+	gmem_apart(p);
 	return memset(p, 0, bytes);
 }
 
@@ -101,6 +102,7 @@ static int dev_info(struct nvllm_device *d, struct nvllm_device_info *info)
 {
 	(void)d;
 	info->n_workers = FAKE_WORKERS;
+	info->kv_dtype = NVLLM_F16;
 	info->caps = NVLLM_DEV_HOST_MEM | NVLLM_DEV_PARALLEL;
 	info->mem_free = info->mem_total = FAKE_MAX_BYTES;
 	snprintf(info->name, sizeof(info->name), "nvllm-check's host memory");

@@ -17,7 +17,8 @@ static struct region {
 	char name[48];
 	unsigned char *map, *data; /* map NULL = free entry */
 	size_t map_bytes;
-	int64_t bytes;
+	int64_t bytes, far; /* far: see mirror.c; -1 = nowhere yet */
+	bool apart;
 } regions[MAX_REGIONS];
 static int n_regions;
 
@@ -51,6 +52,8 @@ void *gmem_get(const char *name, int64_t bytes, int64_t align)
 	r->data = end - bytes;
 	r->data -= (uintptr_t)r->data % (uintptr_t)align;
 	r->bytes = bytes;
+	r->far = -1;
+	r->apart = false;
 	snprintf(r->name, sizeof(r->name), "%s", name);
 	memset(r->map + page, SLACK, body);
 	memset(r->data, 0xFF, (size_t)bytes);
@@ -63,6 +66,25 @@ static struct region *region_of(const void *p)
 		if (regions[i].map && regions[i].data == p)
 			return &regions[i];
 	return NULL;
+}
+
+void gmem_apart(void *p)
+{
+	struct region *r = region_of(p);
+
+	if (r)
+		r->apart = true;
+}
+
+bool gmem_view(int i, struct gmem_view *v)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	struct region *r = &regions[i];
+
+	*v = (struct gmem_view){ .bytes = 0 };
+	if (i < n_regions && r->map && !r->apart)
+		*v = (struct gmem_view){ r->map + page, r->map_bytes - 2 * page, &r->far };
+	return i < n_regions;
 }
 
 static void region_check(const struct region *r)

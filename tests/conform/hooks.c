@@ -2,8 +2,8 @@
 /* tests/conform/hooks.c - decides what counts as allocating in a step: any call of
  * malloc's family or of mmap by any thread of the process while the suite has a [step]
  * function running. The program's own definitions come first in symbol lookup, so the
- * plugin's calls and the C library's arrive here. Sanitizers bring their own malloc:
- * then only host->alloc and device alloc are watched. */
+ * plugin's calls and the C library's arrive here. Sanitizers bring their own malloc, and a
+ * device's driver may call it: then only host->alloc and device alloc are watched. */
 #include <errno.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
@@ -15,7 +15,7 @@
 
 #define HOOKS (!SANITIZED)
 
-static atomic_int stepping, n_calls;
+static atomic_int stepping, driver, n_calls;
 static const char *_Atomic first_call;
 
 bool ck_in_step(void)
@@ -29,6 +29,18 @@ void ck_step_note(const char *what)
 		return;
 	if (atomic_fetch_add(&n_calls, 1) == 0)
 		atomic_store(&first_call, what);
+}
+
+void ck_step_driver(bool on)
+{
+	atomic_store(&driver, on);
+}
+
+/* Of malloc's family. */
+__attribute__((unused)) static void libc_note(const char *what)
+{
+	if (!atomic_load_explicit(&driver, memory_order_relaxed))
+		ck_step_note(what);
 }
 
 void ck_step_begin(void)
@@ -65,38 +77,38 @@ void free(void *);
 
 void *malloc(size_t n)
 {
-	ck_step_note("malloc");
+	libc_note("malloc");
 	return __libc_malloc(n);
 }
 
 void *calloc(size_t n, size_t size)
 {
-	ck_step_note("calloc");
+	libc_note("calloc");
 	return __libc_calloc(n, size);
 }
 
 void *realloc(void *p, size_t n)
 {
-	ck_step_note("realloc");
+	libc_note("realloc");
 	return __libc_realloc(p, n);
 }
 
 void free(void *p)
 {
 	if (p)
-		ck_step_note("free");
+		libc_note("free");
 	__libc_free(p);
 }
 
 void *memalign(size_t align, size_t n)
 {
-	ck_step_note("memalign");
+	libc_note("memalign");
 	return __libc_memalign(align, n);
 }
 
 void *aligned_alloc(size_t align, size_t n)
 {
-	ck_step_note("aligned_alloc");
+	libc_note("aligned_alloc");
 	return __libc_memalign(align, n);
 }
 
@@ -104,7 +116,7 @@ int posix_memalign(void **out, size_t align, size_t n)
 {
 	void *p;
 
-	ck_step_note("posix_memalign");
+	libc_note("posix_memalign");
 	if (align < sizeof(void *) || (align & (align - 1)))
 		return EINVAL;
 	p = __libc_memalign(align, n);
@@ -116,13 +128,13 @@ int posix_memalign(void **out, size_t align, size_t n)
 
 void *mmap(void *at, size_t n, int prot, int flags, int fd, off_t off)
 {
-	ck_step_note("mmap");
+	libc_note("mmap");
 	return (void *)syscall(SYS_mmap, at, n, prot, flags, fd, off);
 }
 
 int munmap(void *at, size_t n)
 {
-	ck_step_note("munmap");
+	libc_note("munmap");
 	return (int)syscall(SYS_munmap, at, n);
 }
 #endif

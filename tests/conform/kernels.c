@@ -35,7 +35,9 @@ static double *doubles(int64_t n)
 /* ---- linear ---- */
 
 /* x wT for one row. The tolerance covers any order of an f32 sum; where activations are
- * rounded, eight sigma of that rounding: step / sqrt(12) for each product. */
+ * rounded, eight sigma of that rounding: step / sqrt(12) for each product. Of activations in
+ * bf16, a share of each product: that of the activation, and that of a block's weight, which
+ * a device may turn into bf16 to multiply it. */
 void ref_product(const struct dev *d, const double *w, int64_t rows, int64_t cols,
 	const double *x, double *y, double *tol)
 {
@@ -45,15 +47,17 @@ void ref_product(const struct dev *d, const double *w, int64_t rows, int64_t col
 		top = fmax(top, fabs(x[i]));
 	for (int64_t n = 0; n < rows; n++) {
 		const double *v = w + n * cols;
-		double sum = 0, size = 0, sq = 0;
+		double sum = 0, size = 0, sq = 0, xsq = 0;
 
 		for (int64_t i = 0; i < cols; i++) {
 			sum += x[i] * v[i];
 			size += fabs(x[i] * v[i]);
 			sq += v[i] * v[i];
+			xsq += x[i] * x[i] * v[i] * v[i];
 		}
 		y[n] = sum;
 		tol[n] = 1e-6 + 4e-6 * size + 8 * d->rounding * top * sqrt(sq / 12);
+		tol[n] += d->act16 ? 8 * 2 * BF16_HALF * sqrt(xsq / 3) : 0;
 	}
 }
 
@@ -66,7 +70,7 @@ static void product(
 static int run_linear(struct dcase *k, int64_t row, int64_t n, struct nvllm_tensor y)
 {
 	return k->dev->k->linear(
-		k->dev->d, k->dev->stream, y, mat_rows(k->x, row, n), k->w->t, k->bias, k->flags);
+		k->dev->d, k->dev->stream, y, mat_rows(k->xk, row, n), k->w->t, k->bias, k->flags);
 }
 
 static void want_linear(struct dcase *k, int64_t row, double *want, double *tol)
@@ -94,6 +98,7 @@ static void linear_case(struct dev *d, const struct weight *w, int64_t rows, boo
 		.run = run_linear,
 		.want = want_linear,
 		.bias = bias ? &b : NULL,
+		.may = add ? X16 : X16 | Y16, /* what is added to is f32 */
 		.flags = add ? NVLLM_LINEAR_ADD : 0 };
 
 	if (add)
@@ -133,6 +138,29 @@ static void check_linear(struct dev *d)
 		}
 }
 
+/* Shapes at which a device may change its way, and real ones: rows of x up to a large batch. */
+static void check_linear_wide(struct dev *d)
+{
+	static const int64_t rows[] = { 1, 2, 3, 4, 8, 9, 16, 17, 32, 64, 65, 128, 200 };
+	static const int32_t types[] = { NVLLM_F32, NVLLM_F16, NVLLM_BF16, NVLLM_Q4_0, NVLLM_Q4_1,
+		NVLLM_Q8_0, NVLLM_Q4_K, NVLLM_Q6_K, NVLLM_Q5_K };
+
+	for (int t = 0; t < COUNT(types); t++)
+		for (int i = 0; i < COUNT(rows); i++) {
+			int64_t n = i % 2 ? 384 : 200, cols = i % 3 == 2 ? 1024 : 512;
+			struct weight w;
+
+			ck_begin("linear of type %d: x %ld x %ld, w %ld rows%s%s", types[t],
+				(long)rows[i], (long)cols, (long)n, i % 4 == 1 ? ", bias" : "",
+				i % 4 == 2 ? ", added" : "");
+			if (weight_make(d, types[t], n, cols, 700 + (uint64_t)i, &w) == 0)
+				linear_case(d, &w, rows[i], i % 4 == 1, i % 4 == 2);
+			else
+				ck_end();
+			weight_free(&w);
+		}
+}
+
 /* ---- embed ---- */
 
 static int run_embed(struct dcase *k, int64_t row, int64_t n, struct nvllm_tensor y)
@@ -160,8 +188,10 @@ static void check_embed(struct dev *d)
 {
 	static const int32_t tokens[] = { 0, 12, 3, 3, -1, 7, -3, -2, 11 }, last[] = { 5, 0, 12 };
 	int32_t *t = gmem_get("the tokens", sizeof(tokens), 4),
-		*l = gmem_get("last_token", sizeof(last), 4);
-	struct nvllm_slots state = { .size = sizeof(state), .n_slots = 3, .last_token = l };
+		*l = gmem_get("last_token", sizeof(last), 4),
+		*rest = gmem_get("n_left, done, stop_ids", 3 * (2 + NVLLM_STOP_IDS) * 4, 4);
+	struct nvllm_slots state = { .size = sizeof(state), .n_slots = 3, .last_token = l,
+		.n_left = rest, .done = rest + 3, .stop_ids = rest + 6 };
 
 	memcpy(t, tokens, sizeof(tokens));
 	memcpy(l, last, sizeof(last));
@@ -191,7 +221,7 @@ static void check_embed(struct dev *d)
 		}
 		weight_free(&w);
 	}
-	gmem_put(t), gmem_put(l);
+	gmem_put(t), gmem_put(l), gmem_put(rest);
 }
 
 /* ---- norm and its fusions ---- */
@@ -199,7 +229,7 @@ static void check_embed(struct dev *d)
 static int run_norm(struct dcase *k, int64_t row, int64_t n, struct nvllm_tensor y)
 {
 	return k->dev->k->norm(
-		k->dev->d, k->dev->stream, y, k->y0.data ? y : mat_rows(k->x, row, n), k->norm);
+		k->dev->d, k->dev->stream, y, k->y0.data ? y : mat_rows(k->xk, row, n), k->norm);
 }
 
 static void want_norm(struct dcase *k, int64_t row, double *want, double *tol)
@@ -260,6 +290,7 @@ static void check_norm(struct dev *d)
 			.rows = c[i].rows,
 			.cols = c[i].cols,
 			.pad = 2,
+			.may = c[i].in_place ? Y16 : X16 | Y16,
 			.run = run_norm,
 			.want = want_norm };
 		struct norm_kit kit;
@@ -283,7 +314,7 @@ static void check_norm(struct dev *d)
 
 static int run_add(struct dcase *k, int64_t row, int64_t n, struct nvllm_tensor y)
 {
-	return k->dev->k->add(k->dev->d, k->dev->stream, y, mat_rows(k->x, row, n));
+	return k->dev->k->add(k->dev->d, k->dev->stream, y, mat_rows(k->xk, row, n));
 }
 
 static void want_add(struct dcase *k, int64_t row, double *want, double *tol)
@@ -299,6 +330,7 @@ static void check_add(struct dev *d)
 		.rows = 6,
 		.cols = 53,
 		.pad = 1,
+		.may = X16,
 		.run = run_add,
 		.want = want_add,
 		.x = mat_random("d", 6, 53, 4, 70),
@@ -356,6 +388,7 @@ static void check_rope(struct dev *d)
 			.rows = COUNT(positions),
 			.cols = c[i].heads * c[i].head_dim,
 			.pad = 5,
+			.may = Y16,
 			.run = run_rope,
 			.want = want_rope,
 			.index = pos,
@@ -379,7 +412,7 @@ static void check_rope(struct dev *d)
 
 static int run_glu(struct dcase *k, int64_t row, int64_t n, struct nvllm_tensor y)
 {
-	return k->dev->k->glu(k->dev->d, k->dev->stream, y, mat_rows(k->x, row, n), k->act);
+	return k->dev->k->glu(k->dev->d, k->dev->stream, y, mat_rows(k->xk, row, n), k->act);
 }
 
 static void want_glu(struct dcase *k, int64_t row, double *want, double *tol)
@@ -403,6 +436,7 @@ static void check_glu(struct dev *d)
 			.rows = 5,
 			.cols = 41,
 			.pad = 3,
+			.may = X16 | Y16,
 			.run = run_glu,
 			.want = want_glu,
 			.act = a,
@@ -419,7 +453,7 @@ static void check_glu(struct dev *d)
 static int run_rows(struct dcase *k, int64_t row, int64_t n, struct nvllm_tensor y)
 {
 	(void)n;
-	return k->dev->k->rows(k->dev->d, k->dev->stream, y, k->x, k->index + row);
+	return k->dev->k->rows(k->dev->d, k->dev->stream, y, k->xk, k->index + row);
 }
 
 static void want_rows(struct dcase *k, int64_t row, double *want, double *tol)
@@ -433,7 +467,7 @@ static void check_rows(struct dev *d)
 {
 	static const int32_t index[] = { 4, 0, 0, 8, 3 };
 	int32_t *at = gmem_get("the row numbers", sizeof(index), 4);
-	struct dcase k = { .dev = d, .rows = COUNT(index), .cols = 29, .pad = 2, .run = run_rows,
+	struct dcase k = { .dev = d, .rows = COUNT(index), .cols = 29, .pad = 2, .may = X16 | Y16, .run = run_rows,
 		.want = want_rows, .x = mat_random("x", 9, 29, 3, 91), .index = at };
 
 	memcpy(at, index, sizeof(index));
@@ -446,7 +480,7 @@ static void check_rows(struct dev *d)
 
 static int run_norm_linear(struct dcase *k, int64_t row, int64_t n, struct nvllm_tensor y)
 {
-	struct nvllm_tensor x = mat_rows(k->x, row, n);
+	struct nvllm_tensor x = mat_rows(k->xk, row, n);
 
 	if (k->act >= 0)
 		return k->dev->k->norm_linear_glu(
@@ -497,6 +531,7 @@ static void check_fused(struct dev *d)
 				.rows = 5,
 				.cols = glu ? 23 : 46,
 				.pad = 1,
+				.may = X16 | Y16,
 				.w = &w,
 				.run = run_norm_linear,
 				.want = want_norm_linear,
@@ -536,6 +571,8 @@ void check_kernels(struct dev *d)
 			all[i].fn(d);
 	}
 	check_fused(d);
+	if (d->info.caps & NVLLM_DEV_CUDA && mat_align >= 64 && k->linear)
+		check_linear_wide(d);
 	if (NVLLM_HAS(k, logprobs) && k->logprobs) {
 		check_logprobs(d, 1, 0);
 		check_logprobs(d, 101, 5);

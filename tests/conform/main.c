@@ -32,6 +32,8 @@ static void usage(FILE *f)
 		"  --file PATH          a checkpoint: loader, tokenizer and chat suites read it\n"
 		"  --set KIND.KEY=VALUE an option of the plugin, as in the INI file\n"
 		"  --hparam KEY=VALUE   a hyperparameter of the synthetic checkpoint (models)\n"
+		"  --device NAME        the device that attention backends and samplers are tried on;\n"
+		"                       by itself the one whose memory they need, or host memory\n"
 		"  --kind KIND          only components of that kind\n"
 		"  --timeout SECONDS    for each component (60)\n"
 		"  --verbose            the plugin's log lines on standard error\n", f);
@@ -225,6 +227,7 @@ static int parse(int argc, char **argv)
 {
 	static const struct option longs[] = { { "file", required_argument, NULL, 'f' },
 		{ "set", required_argument, NULL, 's' }, { "hparam", required_argument, NULL, 'p' },
+		{ "device", required_argument, NULL, 'd' },
 		{ "kind", required_argument, NULL, 'k' },
 		{ "timeout", required_argument, NULL, 't' }, { "verbose", no_argument, NULL, 'v' },
 		{ "help", no_argument, NULL, 'h' }, { NULL, 0, NULL, 0 } };
@@ -237,6 +240,8 @@ static int parse(int argc, char **argv)
 			opts.sets[opts.n_sets++] = optarg;
 		else if (c == 'p' && opts.n_hparams < CK_MAX_SETS)
 			opts.hparams[opts.n_hparams++] = optarg;
+		else if (c == 'd')
+			opts.device = optarg;
 		else if (c == 'k' && (opts.only = kind_by_name(optarg)) > 0)
 			;
 		else if (c == 't' && (opts.timeout_s = atoi(optarg)) > 0)

@@ -29,7 +29,7 @@ static int run_moe(struct dcase *k, int64_t row, int64_t n, struct nvllm_tensor 
 	scratch.data = (float *)scratch.data + scratch.cols - need;
 	scratch.cols = need;
 	scratch.stride = need * 4;
-	return k->dev->k->moe(k->dev->d, k->dev->stream, y, mat_rows(k->x, row, n), &k->mix->m,
+	return k->dev->k->moe(k->dev->d, k->dev->stream, y, mat_rows(k->xk, row, n), &k->mix->m,
 		scratch);
 }
 
@@ -153,7 +153,7 @@ static void one_case(struct dev *d, const int64_t *shape, int32_t router, int32_
 
 	if (mix_make(d, &mix, shape, router, type) == 0) {
 		struct dcase k = { .dev = d, .rows = shape[2], .cols = mix.router.t.cols, .pad = 3,
-			.run = run_moe, .want = want_moe, .mix = &mix,
+			.may = X16, .run = run_moe, .want = want_moe, .mix = &mix,
 			.x = mat_random("x", shape[2], mix.router.t.cols, 1, 403) };
 
 		mix.m.norm_topk = norm;

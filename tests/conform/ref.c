@@ -27,6 +27,9 @@ double ref_round(int32_t dtype, double x)
 		x = round_bits((double)(float)x, 11, -14);
 		return fabs(x) > 65504 ? copysign(INFINITY, x) : x;
 	case NVLLM_BF16: return round_bits((double)(float)x, 8, -126);
+	case NVLLM_F8_E4M3: /* 448 is the largest; beyond it a number stays there */
+		x = round_bits((double)(float)x, 4, -6);
+		return fabs(x) > 448 ? copysign(448, x) : x;
 	default: return NAN;
 	}
 }

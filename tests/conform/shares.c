@@ -28,6 +28,7 @@ static bool source_make(struct source *s, int32_t dtype, int64_t rows, int64_t c
 	*s = (struct source){ .dtype = dtype, .rows = rows, .cols = cols,
 		.stride = nvllm_row_bytes(dtype, cols) };
 	s->raw = gmem_get("the checkpoint's rows", rows * s->stride, 1);
+	gmem_apart(s->raw);
 	s->v = calloc((size_t)(rows * cols), sizeof(double));
 	for (int64_t i = 0; i < rows && good; i++)
 		good = !ref_random_row(dtype, cols, &r, s->raw + i * s->stride, s->v + i * cols);
@@ -85,9 +86,10 @@ static const int32_t table_last[N_STATE] = { 4, 8 };
 static bool embed(struct dev *d, const struct weight *w, int64_t first, struct nvllm_tensor y)
 {
 	int32_t *tokens = gmem_get("the tokens", sizeof(table_tokens), 4),
-		*last = gmem_get("last_token", sizeof(table_last), 4);
-	struct nvllm_slots state = { .size = sizeof(state), .n_slots = N_STATE,
-		.last_token = last };
+		*last = gmem_get("last_token", sizeof(table_last), 4),
+		*rest = gmem_get("n_left, done, stop_ids", N_STATE * (2 + NVLLM_STOP_IDS) * 4, 4);
+	struct nvllm_slots state = { .size = sizeof(state), .n_slots = N_STATE, .last_token = last,
+		.n_left = rest, .done = rest + N_STATE, .stop_ids = rest + 2 * N_STATE };
 	struct nvllm_batch b = { .size = sizeof(b), .n_tokens = TABLE_TOKENS, .tokens = tokens,
 		.state = &state };
 	bool good;
@@ -96,13 +98,14 @@ static bool embed(struct dev *d, const struct weight *w, int64_t first, struct n
 	memcpy(last, table_last, sizeof(table_last));
 	ck_step_begin();
 	good = done(d, d->k->embed(d->d, d->stream, y, w->t, first, &b, 1.5));
-	gmem_put(tokens), gmem_put(last);
+	gmem_put(tokens), gmem_put(last), gmem_put(rest);
 	return good;
 }
 
-/* A token's row in the slice that holds it, zeros in the others. */
+/* A token's row in the slice that holds it, zeros in the others. A device may keep a slice of
+ * one row in another type than the table: a matrix of one row may be a vector. */
 static void check_slice(struct nvllm_tensor y, struct nvllm_tensor whole, int64_t first,
-	int64_t end)
+	int64_t end, bool same_type)
 {
 	for (int64_t r = 0; r < y.rows && ck_good(); r++) {
 		int32_t t = table_tokens[r];
@@ -110,7 +113,13 @@ static void check_slice(struct nvllm_tensor y, struct nvllm_tensor whole, int64_
 
 		t = t < 0 ? table_last[-1 - t] : t;
 		mine = t >= first && t < end;
-		if (mine && memcmp(mat_row(y, r), mat_row(whole, r), (size_t)y.cols * 4))
+		for (int64_t i = 0; i < y.cols && mine && !same_type; i++)
+			if (fabs((double)mat_row(y, r)[i] - (double)mat_row(whole, r)[i]) >
+				BF16_HALF * fabs((double)mat_row(y, r)[i]))
+				ck_bad("token %d is %g in rows %ld to %ld and %g in the whole table", t,
+					(double)mat_row(y, r)[i], (long)first, (long)end,
+					(double)mat_row(whole, r)[i]);
+		if (mine && same_type && memcmp(mat_row(y, r), mat_row(whole, r), (size_t)y.cols * 4))
 			ck_bad("token %d has other bits in rows %ld to %ld than in the whole table",
 				t, (long)first, (long)end);
 		for (int64_t i = 0; i < y.cols && !mine; i++)
@@ -146,7 +155,8 @@ static void check_table(struct dev *d, int type)
 			good = cut(d, &s, first[i], first[i + 1] - first[i], 0, cols, &w) &&
 				embed(d, &w, first[i], y);
 			if (good)
-				check_slice(y, whole, first[i], first[i + 1]);
+				check_slice(y, whole, first[i], first[i + 1],
+					w.t.dtype == all.t.dtype);
 			gmem_put(w.t.data);
 		}
 		ck_end();
@@ -159,14 +169,16 @@ static void check_table(struct dev *d, int type)
  * each slice by its own largest. */
 static double loss(const struct dev *d, const float *x, const double *v, int64_t cols)
 {
-	double top = 0, size = 0, sq = 0;
+	double top = 0, size = 0, sq = 0, xsq = 0;
 
 	for (int64_t i = 0; i < cols; i++) {
 		top = fmax(top, fabs((double)x[i]));
 		size += fabs((double)x[i] * v[i]);
 		sq += v[i] * v[i];
+		xsq += (double)x[i] * (double)x[i] * v[i] * v[i];
 	}
-	return 1e-6 + 8e-6 * size + 16 * d->rounding * top * sqrt(sq / 12);
+	return 1e-6 + 8e-6 * size + 16 * d->rounding * top * sqrt(sq / 12) +
+		(d->act16 ? 8 * 2 * BF16_HALF * sqrt(xsq / 3) : 0);
 }
 
 static void check_sum(const struct dev *d, const struct source *s, struct nvllm_tensor x,
@@ -270,10 +282,12 @@ static void check_nothing(struct dev *d, int64_t rows, int64_t cols)
 	struct source s;
 	struct weight w, v;
 	struct nvllm_norm norm = { .size = sizeof(norm), .kind = NVLLM_RMS_NORM, .eps = 1e-5 };
+	int32_t *index = gmem_get("positions and row numbers", rows * 4, 4);
 	int status;
 
 	ck_begin("kernels on %ld rows of %ld columns do nothing", (long)rows, (long)cols);
 	x.rows = rows;
+	memset(index, 0, (size_t)rows * 4);
 	if (source_make(&s, NVLLM_F32, cols ? cols : 1, 64, 342) &&
 		cut(d, &s, 0, cols, 0, 64, &w) && cut(d, &s, 0, 1, 0, 16, &v)) {
 		ck_step_begin();
@@ -283,12 +297,12 @@ static void check_nothing(struct dev *d, int64_t rows, int64_t cols)
 		status = status ? status : k->add(d->d, d->stream, y, y);
 		status = status ? status : k->glu(d->d, d->stream, y, nothing(rows, 2 * cols),
 			NVLLM_SILU);
-		status = status ? status : k->rope(d->d, d->stream, y, NULL, 16, &r);
-		status = status ? status : k->rows(d->d, d->stream, y, y, NULL);
+		status = status ? status : k->rope(d->d, d->stream, y, index, 16, &r);
+		status = status ? status : k->rows(d->d, d->stream, y, y, index);
 		done(d, status);
 		gmem_put(w.t.data), gmem_put(v.t.data);
 	}
-	gmem_put(x.data), gmem_put(freq.data);
+	gmem_put(x.data), gmem_put(freq.data), gmem_put(index);
 	source_free(&s);
 	ck_end();
 }

@@ -47,7 +47,7 @@ class Configuration(Case):
         self.ini(model + "[attention]\npage_token = 4\n", [":4:", "page_token", "did you mean", "page_tokens"])
         self.ini(model + "[engine]\nmax_seq = 4\n", [":4:", "max_seqs"])
         self.ini(model + "[engine]\nmax_seqs = many\n", [":4:", "many"])
-        self.ini(model + "[engine]\nmax_seqs = 0\n", [":4:", "1"])
+        self.ini(model + "[engine]\nmax_seqs = -1\n", [":4:", "0"])
         self.ini(model + "[engine]\nmax_seqs = 4\nmax_seqs = 5\n", [":5:", "max_seqs", "4"])
         self.ini(model + "[engine]\nkv_dtype = f17\n", [":4:", "f17", "f16"])
         self.ini(model + "[shell]\nnonsense = 1\n", [":4:", "nonsense"])

@@ -18,7 +18,7 @@
 #define SLOW 1
 #endif
 
-static const char *const tiny[] = { TINY, DEVICE, "engine.memory=64M", "engine.max_model_len=1024", "attention.page_tokens=16",
+static const char *const tiny[] = { TINY, DEVICE, "engine.memory=64M", "engine.max_tokens=512", "engine.max_model_len=1024", "attention.page_tokens=16",
 	NULL };
 
 static void prompt(struct ask *k, int n_shared, int n_own, int32_t own)
