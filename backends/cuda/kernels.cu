@@ -103,10 +103,12 @@ extern "C" int cu_embed(struct nvllm_device *dev, nvllm_stream stream, struct nv
 	if (y.dtype != NVLLM_F32)
 		return no_type(dev, "embed: y", &y);
 	if (y.cols != table.cols || y.rows > b->n_tokens || first < 0 || table.layout != 0 ||
-			(is_blocks(table.dtype) && nvllm_row_bytes(table.dtype, table.cols) < 0))
+			(table.rows && is_blocks(table.dtype) && nvllm_row_bytes(table.dtype, table.cols) < 0))
 		return no_fit(dev, "embed", &y, &table);
 	if (is_empty(&y))
 		return NVLLM_OK;
+	if (!table.rows) /* this rank holds none: all zeros, and store() was never asked for its type */
+		table.dtype = NVLLM_F32;
 	switch (table.dtype) {
 	case NVLLM_F32: err = embed<float>(stream, y, table, first, b, (float)scale); break;
 	case NVLLM_BF16: err = embed<bf16>(stream, y, table, first, b, (float)scale); break;

@@ -66,8 +66,30 @@ static void embed_once(int dtype, int64_t rows, int64_t cols, int odd)
 	mat_free(&table), mat_free(&y), edges_free(tokens), edges_free(last);
 }
 
+/* A rank that holds no row of the table gives zeros, whatever type the table would have. */
+static void embed_nothing(int dtype)
+{
+	struct mat y = some(NVLLM_F32, 5, 256, 1);
+	int32_t *tokens = edges<int32_t>(5);
+	std::vector<double> want(5 * 256, 0.0);
+	struct nvllm_tensor table = {};
+	struct nvllm_batch b = {};
+	int err;
+
+	for (int i = 0; i < 5; i++)
+		tokens[i] = i;
+	table.cols = 256, table.dtype = dtype, table.planes = 1;
+	b.size = sizeof(b), b.n_tokens = 5, b.tokens = tokens;
+	err = cu_embed(dev, NULL, y.t, table, 3, &b, 1);
+	CHECK(err == 0 && mat_wrong(&y, want.data(), 0, 0) == 0 && mat_gaps_ok(&y), "embed of no rows of %s%s", name_of(dtype), check_said());
+	mat_free(&y), edges_free(tokens);
+}
+
 static void embeds(void)
 {
+	embed_nothing(NVLLM_F16);
+	embed_nothing(NVLLM_Q5_K);
+	embed_nothing(NVLLM_Q4_K);
 	static const int blocks[] = { NVLLM_Q4_0, NVLLM_Q4_1, NVLLM_Q8_0, NVLLM_Q4_K, NVLLM_Q6_K };
 
 	for (int d : acts)
