@@ -422,7 +422,7 @@ static double rounding(const char *activations)
 /* The names of an ENUM option, "auto" first; one NULL where there is none. */
 static const char *const *names_of(const struct nvllm_component *c, const char *key)
 {
-	static const char *const none[] = { NULL };
+	static const char *const none[] = { NULL, NULL }; /* the loops look at one more */
 
 	for (const struct nvllm_option *o = c->options; o && o->key; o++)
 		if (!strcmp(o->key, key) && o->type == NVLLM_OPT_ENUM)
