@@ -35,7 +35,8 @@ static int check(const struct nvllm_device *dev, const struct nvllm_tensor *y, c
 		return host->fail(host, NVLLM_EINVAL, "linear: shapes do not fit: x [%lld][%lld], w [%lld][%lld], y [%lld][%lld], "
 			"bias of %lld", (long long)x->rows, (long long)x->cols, (long long)w->rows, (long long)w->cols,
 			(long long)y->rows, (long long)y->cols, (long long)(bias ? bias->cols : 0));
-	if (row < 0 || w->layout || (w->cols && (!w->data || (w->rows > 1 && w->stride < row))))
+	/* a rank may hold no row: there is nothing then, of no type */
+	if (w->rows && (row < 0 || w->layout || (w->cols && (!w->data || (w->rows > 1 && w->stride < row)))))
 		return host->fail(host, NVLLM_EINVAL, "linear: a weight of type number %d, layout %d, rows of %lld bytes %lld apart, "
 			"at %p: weights must pass through store() and upload()", w->dtype, w->layout, (long long)row,
 			(long long)w->stride, w->data);

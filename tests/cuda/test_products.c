@@ -167,6 +167,10 @@ static void test_no_columns(void **state)
 	for (int64_t r = 0; r < 12; r++)
 		for (int64_t i = 0; i < 10; i++)
 			assert_true(num_get(NVLLM_F32, (char *)y.data + r * y.stride, i) == 2 * num_get(NVLLM_F32, b.data, i));
+	/* no row: store() never chose a type for it */
+	w = (struct nvllm_tensor){ .cols = 16, .planes = 1, .dtype = NVLLM_Q5_K };
+	x.cols = 16, y.cols = 0;
+	assert_int_equal(vt->kernels->linear(dev, vt->stream(dev), y, x, w, NULL, 0), 0);
 	vt->free(dev, x.data), vt->free(dev, y.data), vt->free(dev, b.data);
 	close_device();
 }
