@@ -126,7 +126,7 @@ class Plugins(unittest.TestCase):
             if name not in ("Sections:", "Components:"):
                 self.assertTrue(text(name), name)
         self.assertRegex(text("attention.paged"), r"page_tokens = \d+ +whole number, \d+\.\.\d+\n +\S")
-        self.assertRegex(text("engine"), r"kv_dtype = auto +one of auto, f32, f16 or bf16")
+        self.assertRegex(text("engine"), r"kv_dtype = auto +one of auto, f32, f16, bf16 or fp8")
         self.assertIn("--input", text("batch"))
         self.assertIn("num_hidden_layers", text("model.llama"))
         file = re.search(r"^(/\S+\.so)$", text("cache.none"), re.M).group(1)
