@@ -148,7 +148,7 @@ static int finish_late(struct rank *r, const struct sched_step *st, struct nvllm
 
 	if (!r->batch.n_late)
 		return NVLLM_OK;
-	if (r->info.caps & NVLLM_DEV_ASYNC)
+	if ((r->info.caps & NVLLM_DEV_ASYNC) && !is_far(r)) /* else each row waits for its own copy */
 		rc = r->dvt->sync(r->dev, stream);
 	for (int32_t k = 0; k < st->n_seqs && !rc; k++) {
 		const struct sched_entry *e = &st->entry[k];
