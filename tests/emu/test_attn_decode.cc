@@ -3,8 +3,7 @@
  * how work is cut over CTAs and merged again, windows, soft caps, shapes of heads, what lies in a pool that nobody
  * wrote; that nothing else is written; that a launch leaves the workspace as it was; its bits. */
 #include "attn_oracle.h"
-#include "../../backends/cuda/attn.h"
-#include "../../backends/cuda/ptx.cuh"
+#include "attn_types.h"
 
 namespace plan {
 #include "../../backends/cuda/attn_plan.cu"
@@ -33,16 +32,6 @@ namespace old {
 #undef attn_decode_part
 using old::attn_decode_old;
 using old::attn_decode_setup_old;
-
-#define LOG2E 1.4426950408889634
-
-template <class T> struct types;
-template <> struct types<bf16> { typedef bf16 product; static const int kv = NVLLM_BF16; };
-template <> struct types<f16> { typedef f16 product; static const int kv = NVLLM_F16; };
-template <> struct types<e4m3> { typedef f16 product; static const int kv = NVLLM_F8_E4M3; };
-
-DEV float to_f32(e4m3 x) { return lo2<f16>(e4m3x2_f16x2(x.bits)); }
-template <> SPEC e4m3 from_f32<e4m3>(float x) { return e4m3{ (uint8_t)pack4_e4m3(x, 0, 0, 0) }; }
 
 struct how {
 	int n_sms, y_dtype, smem;

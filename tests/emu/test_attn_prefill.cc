@@ -2,8 +2,7 @@
 /* Attention of prompts on tensor cores, with bulk copies and (as before sm_90) without, against the definition;
  * what it must leave alone; and its bits from run to run. */
 #include "attn_oracle.h"
-#include "../../backends/cuda/attn.h"
-#include "../../backends/cuda/ptx.cuh"
+#include "attn_types.h"
 
 namespace bulk {
 #include "../../backends/cuda/attn_prefill.cu"
@@ -22,16 +21,6 @@ namespace old {
 #undef attn_prefill_setup
 using old::attn_prefill_old;
 using old::attn_prefill_setup_old;
-
-#define LOG2E 1.4426950408889634
-
-template <class T> struct types;
-template <> struct types<bf16> { typedef bf16 product; static const int kv = NVLLM_BF16; };
-template <> struct types<f16> { typedef f16 product; static const int kv = NVLLM_F16; };
-template <> struct types<e4m3> { typedef f16 product; static const int kv = NVLLM_F8_E4M3; };
-
-DEV float to_f32(e4m3 x) { return lo2<f16>(e4m3x2_f16x2(x.bits)); }
-template <> SPEC e4m3 from_f32<e4m3>(float x) { return e4m3{ (uint8_t)pack4_e4m3(x, 0, 0, 0) }; }
 
 struct how {
 	int n_sms;     /* few: tiles of 128 rows, where there are some, and several tiles to a block */
