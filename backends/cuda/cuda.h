@@ -35,6 +35,7 @@ struct device_conf {
 	int32_t tune;           /* enum tune */
 	const char *cublaslt;   /* path of the library; "" = look for it */
 	const char *tune_file;  /* "" = none is kept */
+	int32_t weights;        /* enum weights */
 };
 
 /* 0, or NVLLM_EDEVICE and a sentence: what was tried, and CUDA's word for it. err: cudaError_t. */
@@ -61,6 +62,27 @@ void tune_load(struct nvllm_device *); /* reads [device] tune_file */
 enum tune { TUNE_OFF, TUNE_ON, TUNE_FULL };
 /* Times products of all stored matrices with x of rows[0..n) rows, the last first. [setup], after the weights. */
 int  cu_prepare(struct nvllm_device *, const int32_t *rows, int32_t n);
+
+/* ---- weights of 8 bits ---- */
+enum weights { WEIGHTS_AUTO, WEIGHTS_FP8 };
+/* The layout of NVLLM_F8_E4M3, which store() makes: a row is FP8_HEAD bytes, the first four of which are its scale
+ * (f32), and then its numbers, a multiple of 16; element = scale * e4m3. Rows start at multiples of 16 bytes. */
+#define LAYOUT_FP8 1
+#define FP8_HEAD 16
+/* Bytes of a row of a stored weight; -1: there is no such weight. */
+static inline int64_t stored_bytes(const struct nvllm_tensor *w)
+{
+	const int64_t bytes = nvllm_row_bytes(w->dtype, w->cols);
+
+	if (w->dtype != NVLLM_F8_E4M3)
+		return w->layout ? -1 : bytes;
+	return w->layout == LAYOUT_FP8 && bytes >= 0 && w->cols % 16 == 0 ? FP8_HEAD + bytes : -1;
+}
+/* Makes n such rows of [n][cols] of f32, f16 or bf16. scale = the largest |x| of the row / 448, 1 for a row of zeros;
+ * each number is the e4m3 nearest to x / scale, ties to even. A row with a NaN or an infinity has scale NaN, so that
+ * its products are NaN. src: rows at multiples of 16 bytes. quant.cu */
+int fp8_rows(struct nvllm_device *, nvllm_stream, void *dst, int64_t dst_stride, const void *src, int32_t src_dtype,
+	int64_t src_stride, int64_t n, int64_t cols);
 
 /* ---- store.c ---- */
 #define UPLOAD_BYTES (8 << 20) /* of a pinned buffer, and the most bytes of a row */
@@ -89,7 +111,7 @@ int skinny_has(const struct nvllm_device *, const struct nvllm_tensor *w);
  * rows times up's, y.cols = w.rows / 2; glu -1 = none, else enum nvllm_act. Rows of x 1 to SKINNY_ROWS. */
 int skinny(struct nvllm_device *, nvllm_stream, struct nvllm_tensor y, struct nvllm_tensor x,
 	const struct nvllm_norm *norm, struct nvllm_tensor w, const struct nvllm_tensor *bias, uint32_t flags, int glu);
-/* Rows [row, row + n) of plane 0 of a block-format weight as numbers of type dtype (f32 or bf16), dense. */
+/* Rows [row, row + n) of plane 0 of a weight in blocks or e4m3 as numbers of type dtype (f32 or bf16), dense. */
 int dequantise(struct nvllm_device *, nvllm_stream, void *dst, int32_t dtype, struct nvllm_tensor w, int64_t row, int64_t n);
 
 /* ---- kernels.cu, logprobs.cu, moe.cu: as struct nvllm_kernels says ---- */

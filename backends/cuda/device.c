@@ -20,11 +20,15 @@
 static const char *const activation_names[] = { "auto", "bf16", "f32", NULL };
 enum { ACT_AUTO, ACT_BF16, ACT_F32 };
 static const char *const tune_names[] = { "off", "on", "full", NULL }; /* enum tune */
+static const char *const weight_names[] = { "auto", "fp8", NULL }; /* enum weights */
 
 static const struct nvllm_option options[] = {
 	NVLLM_ENUM(device_conf, activations, "activations", "auto", activation_names,
 		"numbers that layers pass on: bf16 (auto) = the fast way; f32 = exact, weights of 16 "
 		"bits take twice the memory, and products are several times as slow"),
+	NVLLM_ENUM(device_conf, weights, "weights", "auto", weight_names,
+		"fp8 = layers' matrices of f32, f16 and bf16 are kept in 8 bits (e4m3, a scale a row), experts' too: half the memory, "
+		"other answers; embeddings, the head, routers, norms and quantised matrices stay; auto = as the file has them"),
 	NVLLM_STR(device_conf, cublaslt, "cublaslt", "",
 		"path of the library libcublasLt.so; empty = the system's, or that of /usr/local/cuda"),
 	NVLLM_ENUM(device_conf, tune, "tune", "on", tune_names,
@@ -118,8 +122,8 @@ static int look(struct nvllm_device *dev)
 	dev->n_sms = prop.multiProcessorCount;
 	dev->cc = prop.major * 10 + prop.minor;
 	snprintf(dev->name, sizeof(dev->name), "%.63s", prop.name);
-	snprintf(dev->isa, sizeof(dev->isa), "sm_%d, %d SMs, %s", dev->cc, dev->n_sms,
-		dev->act == NVLLM_F32 ? "f32" : "bf16");
+	snprintf(dev->isa, sizeof(dev->isa), "sm_%d, %d SMs, %s%s", dev->cc, dev->n_sms,
+		dev->act == NVLLM_F32 ? "f32" : "bf16", dev->conf->weights == WEIGHTS_FP8 ? ", weights fp8" : "");
 	if (dev->cc < LEAST_CC)
 		return host->fail(host, NVLLM_ENOTSUP, "CUDA device %d (%s) has compute capability %d.%d, and %d.%d is the least "
 			"that has bf16: choose another device or set [device] plugin = cpu", dev->ordinal, dev->name,

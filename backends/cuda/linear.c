@@ -2,7 +2,7 @@
 /* linear.c - which routine computes a product:
  *   few rows             skinny.cu: weights as they are stored, norm, bias and activation in it
  *   floats               cuBLASLt; the bias is added by a kernel of its own
- *   blocks               a slice of the weight after the other becomes floats in the scratch, and cuBLASLt
+ *   blocks, e4m3         a slice of the weight after the other becomes floats in the scratch, and cuBLASLt
  *                        multiplies with it: many rows make up for that
  *   x of another type    a few thousand rows of x after the other become w's type in the scratch
  * and what cuBLASLt has nothing for (rows that are not aligned), a few rows at a time by skinny.cu. */
@@ -26,7 +26,7 @@ static int check(const struct nvllm_device *dev, const struct nvllm_tensor *y, c
 	const struct nvllm_tensor *w, const struct nvllm_tensor *bias)
 {
 	const struct nvllm_host *host = dev->host;
-	const int64_t row = nvllm_row_bytes(w->dtype, w->cols);
+	const int64_t row = stored_bytes(w);
 
 	if (!is_number(y->dtype) || !is_number(x->dtype) || (bias && bias->dtype != NVLLM_F32))
 		return host->fail(host, NVLLM_EINVAL, "linear: y of type %d, x of %d, bias of %d: y and x must be F32 or BF16, a "
@@ -36,7 +36,7 @@ static int check(const struct nvllm_device *dev, const struct nvllm_tensor *y, c
 			"bias of %lld", (long long)x->rows, (long long)x->cols, (long long)w->rows, (long long)w->cols,
 			(long long)y->rows, (long long)y->cols, (long long)(bias ? bias->cols : 0));
 	/* a rank may hold no row: there is nothing then, of no type */
-	if (w->rows && (row < 0 || w->layout || (w->cols && (!w->data || (w->rows > 1 && w->stride < row)))))
+	if (w->rows && (row < 0 || (w->cols && (!w->data || (w->rows > 1 && w->stride < row)))))
 		return host->fail(host, NVLLM_EINVAL, "linear: a weight of type number %d, layout %d, rows of %lld bytes %lld apart, "
 			"at %p: weights must pass through store() and upload()", w->dtype, w->layout, (long long)row,
 			(long long)w->stride, w->data);
@@ -107,7 +107,7 @@ static int64_t part(const struct nvllm_device *dev, int64_t n, int64_t bytes)
 	return rows <= most ? rows : most;
 }
 
-/* w in blocks: slices of it as numbers of x's type. */
+/* w in blocks or e4m3: slices of it as numbers of x's type. */
 static int from_blocks(struct nvllm_device *dev, nvllm_stream stream, struct nvllm_tensor y, struct nvllm_tensor x,
 	struct nvllm_tensor w, uint32_t flags)
 {
@@ -181,7 +181,7 @@ int cu_linear(struct nvllm_device *dev, nvllm_stream stream, struct nvllm_tensor
 /* Is this a product that one of skinny.cu's kernels does with its norm? Else the core composes it. */
 static bool fuses(const struct nvllm_device *dev, const struct nvllm_tensor *x, const struct nvllm_tensor *w)
 {
-	return x->rows <= SKINNY_ROWS && w->rows > 0 && w->cols > 0 && w->data && !w->layout && skinny_has(dev, w);
+	return x->rows <= SKINNY_ROWS && w->rows > 0 && w->cols > 0 && w->data && stored_bytes(w) >= 0 && skinny_has(dev, w);
 }
 
 int cu_norm_linear(struct nvllm_device *dev, nvllm_stream stream, struct nvllm_tensor y, struct nvllm_tensor x,

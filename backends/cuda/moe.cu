@@ -230,13 +230,13 @@ static bool in_16(const void *data, int64_t stride, int64_t plane_stride)
 /* Of numbers, each row starts at a multiple of 16 bytes: store() sees to it. */
 static bool is_weight(const struct nvllm_tensor *w)
 {
-	return w->layout == 0 && nvllm_row_bytes(w->dtype, w->cols) >= 0 &&
-		(is_blocks(w->dtype) || (is_act(w) && in_16(w->data, w->stride, w->planes > 1 ? w->plane_stride : 0)));
+	return stored_bytes(w) >= 0 && (is_blocks(w->dtype) || ((is_act(w) || w->dtype == NVLLM_F8_E4M3) &&
+		in_16(w->data, w->stride, w->planes > 1 ? w->plane_stride : 0)));
 }
 
 static bool for_mma(const struct nvllm_tensor *w)
 {
-	return is_blocks(w->dtype) || (w->dtype == NVLLM_BF16 && w->cols % 8 == 0);
+	return is_coded(w->dtype) || (w->dtype == NVLLM_BF16 && w->cols % 8 == 0);
 }
 
 static struct product product_of(const struct job *j, const struct nvllm_tensor *w)

@@ -82,6 +82,24 @@ template <class Q> struct w_blocks {
 	}
 };
 
+/* Small enough to be kept as it lies, so that more of it is on the way. */
+template <> struct w_blocks<fp8_row> {
+	struct raw { uint2 q; float scale; };
+	static constexpr int ahead = 12;
+	DEV void load(struct raw *r, const char *row, int i8, int n)
+	{
+		r->q = n > 0 ? *(const uint2 *)(row + FP8_HEAD + 8 * i8) : make_uint2(0, 0);
+		r->scale = fp8_row::scale_of(row);
+	}
+	DEV void numbers(float v[8], const struct raw *r)
+	{
+		numbers_of_e4m3(v, r->q.x), numbers_of_e4m3(v + 4, r->q.y);
+#pragma unroll
+		for (int i = 0; i < 8; i++)
+			v[i] *= r->scale;
+	}
+};
+
 DEV void x8(float v[8], const float *p, int n, int vec)
 {
 	if (vec && n >= 8) {

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* quant.cuh - GGUF's block formats on the device: what backends/cpu/quant.c and quant_k.c say in C. One
- * struct a format, whose functions stand for the format in templates:
+/* quant.cuh - GGUF's block formats on the device: what backends/cpu/quant.c and quant_k.c say in C; and rows of
+ * e4m3. One struct a format, whose functions stand for the format in templates:
  *   block, bytes   elements of a block and the bytes they take
  *   decode8        eight consecutive elements (8 * i8 on) of a block, as f32
- * Blocks start at even addresses. All the products of decode8 are exact in f32 (a half has 11 bits, scales
+ * Blocks start at even addresses, rows of e4m3 at multiples of 16. Of blocks, all the products of decode8 are exact in f32 (a half has 11 bits, scales
  * and quants together 12 at most), so that the one addition rounds as the CPU's does, fused or not. */
 #ifndef NVLLM_CUDA_QUANT_CUH
 #define NVLLM_CUDA_QUANT_CUH
 
-#include <nvllm/base.h>
+#include "cuda.h"
 #include "num.cuh"
 
 DEV uint32_t ld16(const void *p) { return *(const uint16_t *)p; }
@@ -119,6 +119,33 @@ struct q6_k {
 	}
 };
 
+/* Four e4m3 as f32: its exponent and mantissa are f32's topmost, 2^120 too small. So are its denormals. */
+DEV void numbers_of_e4m3(float out[4], uint32_t q)
+{
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		const uint32_t b = q >> 8 * i;
+
+		out[i] = __uint_as_float((b & 0x80) << 24 | (b & 0x7f) << 20) * 0x1p120f;
+	}
+}
+
+/* A row is one block, whatever its length, and begins with its scale: see LAYOUT_FP8. */
+struct fp8_row {
+	static constexpr int dtype = NVLLM_F8_E4M3, block = 1 << 30, bytes = 0;
+	DEV float scale_of(const void *b) { return *(const float *)b; }
+	DEV void decode8(const uint8_t *b, int i8, float out[8])
+	{
+		const uint2 q = *(const uint2 *)(b + FP8_HEAD + 8 * i8);
+		const float scale = scale_of(b);
+
+		numbers_of_e4m3(out, q.x), numbers_of_e4m3(out + 4, q.y);
+#pragma unroll
+		for (int i = 0; i < 8; i++)
+			out[i] *= scale;
+	}
+};
+
 /* Runs `call` with Q standing for the format of dtype; otherwise `none`. */
 #define WITH_BLOCKS(of, call, none) do { \
 	switch (of) { \
@@ -127,11 +154,15 @@ struct q6_k {
 	case NVLLM_Q8_0: { using Q = q8_0; call; break; } \
 	case NVLLM_Q4_K: { using Q = q4_k; call; break; } \
 	case NVLLM_Q6_K: { using Q = q6_k; call; break; } \
+	case NVLLM_F8_E4M3: { using Q = fp8_row; call; break; } \
 	default: none; } } while (0)
 
 static inline int is_blocks(int32_t dtype)
 {
 	return dtype == NVLLM_Q4_0 || dtype == NVLLM_Q4_1 || dtype == NVLLM_Q8_0 || dtype == NVLLM_Q4_K || dtype == NVLLM_Q6_K;
 }
+
+/* Has it a struct above? */
+static inline int is_coded(int32_t dtype) { return dtype == NVLLM_F8_E4M3 || is_blocks(dtype); }
 
 #endif

@@ -10,7 +10,7 @@
  * w the right one. The order of the columns within a sum is free as long as both sides agree, so a lane
  * multiplies what 16 bytes of w give it, in place. x is rounded to bf16, as the separate kernels
  * round it. Quants are whole numbers of at most 8 bits, exact in bf16: they are multiplied as they are, and
- * their scale multiplies the sum of the 16 or 32 products. */
+ * their scale multiplies the sum of the 16 or 32 products. So are e4m3, whose scale multiplies a warp's sum. */
 #include "cuda.h"
 #include "quant.cuh"
 #include "skinny.cuh"
@@ -45,7 +45,7 @@ DEV void mul16(float d[4], uint32_t a0, uint32_t a1, uint32_t b0, uint32_t b1, u
 
 struct rows_bf16 {
 	static constexpr int form = X_PLAIN, chunk = 64, stage = 8 * 128;
-	static constexpr bool scales = false;
+	static constexpr bool scales = false, row_scale = false;
 
 	/* 128 bytes of each row; those of odd rows with their halves exchanged, against bank conflicts */
 	DEV void issue(const skinny_args &a, char *stage, struct spot s, int n_rows)
@@ -118,6 +118,7 @@ DEV void pairs_of(uint32_t out[2], uint32_t q, uint32_t mask, uint32_t bias)
 #define MINUS_128 0xc300c300u
 #define MINUS_136 0xc308c308u
 #define MINUS_160 0xc320c320u
+#define POWER_120 0x7b807b80u /* 2^120 */
 
 /* Signed bytes: 128 + the lowest seven bits, less 256 where the sign is set and 128 elsewhere. */
 DEV void pairs_of_signed(uint32_t out[2], uint32_t q)
@@ -134,6 +135,15 @@ DEV void mul32(float d[4], const uint4 &x, const uint4 &z, const uint32_t lo[2],
 	mul16(d, x.z, x.w, hi[0], hi[1], z.z, z.w);
 }
 
+/* Bytes of e4m3 as bf16 pairs: bf16 with the exponent 120 too small, denormals included. */
+DEV void pairs_of_e4m3(uint32_t out[2], uint32_t q)
+{
+	const uint32_t even = q << 8;
+
+	out[0] = fma2_bf16((even & 0x80008000u) | (even >> 4 & 0x07f007f0u), POWER_120, 0);
+	out[1] = fma2_bf16((q & 0x80008000u) | (q >> 4 & 0x07f007f0u), POWER_120, 0);
+}
+
 /* acc += scale * d, of the two rows of w whose results this lane has. */
 DEV void add_scaled(float acc[4], const float d[4], float s0, float s1)
 {
@@ -147,7 +157,7 @@ DEV void add_scaled(float acc[4], const float d[4], float s0, float s1)
 template <class Q> struct rows_32 {
 	static constexpr bool has_min = Q::dtype == NVLLM_Q4_1, is8 = Q::dtype == NVLLM_Q8_0;
 	static constexpr int form = is8 ? X_EIGHTS : X_HALVES, chunk = 256, stage = 8 * segment<Q>::pitch;
-	static constexpr bool scales = true;
+	static constexpr bool scales = true, row_scale = false;
 
 	DEV void issue(const skinny_args &a, char *stage, struct spot s, int n_rows)
 	{
@@ -207,7 +217,7 @@ template <class Q> struct rows_32 {
 
 struct rows_q4_k {
 	static constexpr int form = X_EIGHTS, chunk = 256, stage = 8 * segment<q4_k>::pitch;
-	static constexpr bool scales = true;
+	static constexpr bool scales = true, row_scale = false;
 
 	DEV void issue(const skinny_args &a, char *stage, struct spot s, int n_rows)
 	{
@@ -258,7 +268,7 @@ struct rows_q4_k {
 
 struct rows_q6_k {
 	static constexpr int form = X_HALVES, chunk = 256, stage = 8 * segment<q6_k>::pitch;
-	static constexpr bool scales = true;
+	static constexpr bool scales = true, row_scale = false;
 
 	DEV void issue(const skinny_args &a, char *stage, struct spot s, int n_rows)
 	{
@@ -311,6 +321,38 @@ struct rows_q6_k {
 					}
 				}
 			}
+		}
+	}
+};
+
+/* Rows of LAYOUT_FP8. 128 bytes of each, in a stage with its quarters exchanged by the row's number: a lane takes 8
+ * bytes of a quarter, as x's order wants it, and 16 lanes at once those of four rows. */
+struct rows_e4m3 {
+	static constexpr int form = X_EIGHTS, chunk = 128, stage = 8 * 128;
+	static constexpr bool scales = false, row_scale = true;
+
+	DEV void issue(const skinny_args &a, char *stage, struct spot s, int n_rows)
+	{
+		const int r = threadIdx.x % 32 / 8, c = threadIdx.x % 8, k = s.chunk * chunk + c * 16;
+		const char *w = a.w + (s.row0 + r) * a.w_stride + FP8_HEAD + k;
+
+		stage += r * 128 + (c ^ r * 2) * 16;
+		cp_async16(stage, w, s.row0 + r < n_rows && k < a.k);
+		cp_async16(stage + 512, w + 4 * a.w_stride, s.row0 + r + 4 < n_rows && k < a.k);
+	}
+	DEV void consume(const skinny_args &, const char *stage, float *, struct spot, int x0, int x8, float acc[4])
+	{
+		const int g = threadIdx.x % 32 / 4, j = threadIdx.x % 4;
+
+#pragma unroll 2
+		for (int h = 0; h < 4; h++) {
+			const uint2 w = *(const uint2 *)(stage + g * 128 + (h ^ g % 4) * 32 + j * 8);
+			const uint4 x = x16(x0, h * 64 + j * 16), z = x16(x8, h * 64 + j * 16);
+			uint32_t lo[2], hi[2];
+
+			pairs_of_e4m3(lo, w.x);
+			pairs_of_e4m3(hi, w.y);
+			mul32(acc, x, z, lo, hi);
 		}
 	}
 };
@@ -381,6 +423,15 @@ template <class F> DEV void start_step(const skinny_args &a, char *stage, const 
 	if (spot_at<F>(a, p, me, &s, &n_rows))
 		F::issue(a, stage, s, n_rows);
 	cp_async_commit();
+}
+
+/* The scales of the two rows of w whose sums this lane has; asked for early, as they take a while. */
+DEV float2 row_scales(const skinny_args &a, const struct walk *p, struct member me)
+{
+	const int at = unit_at(a, p->turn, p->unit, me.team) + (int)threadIdx.x % 4 * 2;
+	const char *w = a.w + ((int64_t)p->part * a.n + at) * a.w_stride;
+
+	return make_float2(at < a.n ? fp8_row::scale_of(w) : 0.f, at + 1 < a.n ? fp8_row::scale_of(w + a.w_stride) : 0.f);
 }
 
 /* Partial sums of a warp: [unit][warp][gate, up][row of x][8]. */
@@ -476,6 +527,7 @@ template <class F, bool wide> __global__ void __launch_bounds__(THREADS, wide ? 
 			for (at.unit = 0; at.unit < a.units; at.unit++) {
 #pragma unroll 1
 				for (at.part = 0; at.part < (a.act >= 0 ? 2 : 1); at.part++) {
+					const float2 scale = F::row_scale ? row_scales(a, &at, me) : make_float2(1.f, 1.f);
 					float acc[4] = { 0.f, 0.f, 0.f, 0.f };
 
 #pragma unroll 1
@@ -494,6 +546,8 @@ template <class F, bool wide> __global__ void __launch_bounds__(THREADS, wide ? 
 						next_step(a, &ahead, steps);
 						slot = slot + 1 == a.stages ? 0 : slot + 1;
 					}
+					if (F::row_scale)
+						acc[0] *= scale.x, acc[1] *= scale.y, acc[2] *= scale.x, acc[3] *= scale.y;
 					if (!direct && at.turn > 0 && at.panel == 0 && at.unit == 0 && at.part == 0)
 						__syncthreads(); /* the turn before is reduced */
 					put_part(a, part_of(a, at.unit, warp, at.part), acc, at.panel == 0);
@@ -614,20 +668,22 @@ extern "C" int skinny_open(struct nvllm_device *dev)
 
 	if ((err = open_one<rows_bf16>(smem)) == cudaSuccess && (err = open_one<rows_32<q4_0>>(smem)) == cudaSuccess &&
 			(err = open_one<rows_32<q4_1>>(smem)) == cudaSuccess && (err = open_one<rows_32<q8_0>>(smem)) == cudaSuccess &&
-			(err = open_one<rows_q4_k>(smem)) == cudaSuccess && (err = open_one<rows_q6_k>(smem)) == cudaSuccess)
+			(err = open_one<rows_q4_k>(smem)) == cudaSuccess && (err = open_one<rows_q6_k>(smem)) == cudaSuccess &&
+			(err = open_one<rows_e4m3>(smem)) == cudaSuccess)
 		err = skinny_plain_open(smem);
 	return err == cudaSuccess ? NVLLM_OK : cu_check(dev, (int)err, "shared memory of the kernels for few rows");
 }
 
 extern "C" int skinny_has(const struct nvllm_device *dev, const struct nvllm_tensor *w)
 {
-	const int64_t bytes = nvllm_row_bytes(w->dtype, w->cols);
+	const int64_t bytes = stored_bytes(w);
 
-	return (w->dtype == NVLLM_F32 || w->dtype == NVLLM_BF16 || is_blocks(w->dtype)) && w->layout == 0 && bytes >= 0 &&
-		w->cols < 1 << 24 && w->rows < 1 << 28 && w->stride >= bytes && w->stride % (w->dtype == NVLLM_F32 ? 4 : 2) == 0;
+	return (w->dtype == NVLLM_F32 || w->dtype == NVLLM_BF16 || is_coded(w->dtype)) && bytes >= 0 &&
+		w->cols < 1 << 24 && w->rows < 1 << 28 && w->stride >= bytes && w->stride % (w->dtype == NVLLM_F32 ? 4 : 2) == 0 &&
+		(w->dtype != NVLLM_F8_E4M3 || ((uintptr_t)w->data % 16 == 0 && w->stride % 16 == 0));
 }
 
-/* May the weights be copied by 16 bytes? Blocks are, from wherever they begin. */
+/* May the weights be copied by 16 bytes? Blocks are, from wherever they begin; rows of e4m3 begin right. */
 static bool by_sixteen(const struct nvllm_tensor *w)
 {
 	if ((uintptr_t)w->data % 16)
@@ -663,7 +719,7 @@ static struct skinny_args args_of(const struct nvllm_device *dev, const struct n
 
 	a.x = view_of(*x), a.y = view_of(*y);
 	a.w = (const char *)w->data, a.w_stride = w->stride;
-	a.w_end = w->rows ? a.w + (w->rows - 1) * w->stride + nvllm_row_bytes(w->dtype, w->cols) : a.w;
+	a.w_end = w->rows ? a.w + (w->rows - 1) * w->stride + stored_bytes(w) : a.w;
 	a.bias = bias ? (const float *)bias->data : NULL;
 	if (norm) {
 		a.norm_w = (const float *)norm->w.data, a.norm_b = (const float *)norm->b.data;
@@ -704,6 +760,8 @@ extern "C" int skinny(struct nvllm_device *dev, nvllm_stream stream, struct nvll
 		err = run<rows_32<q8_0>>(dev, stream, &a, w.dtype);
 	else if (w.dtype == NVLLM_Q4_K)
 		err = run<rows_q4_k>(dev, stream, &a, w.dtype);
+	else if (w.dtype == NVLLM_F8_E4M3)
+		err = run<rows_e4m3>(dev, stream, &a, w.dtype);
 	else
 		err = run<rows_q6_k>(dev, stream, &a, w.dtype);
 	return err == cudaSuccess ? NVLLM_OK : cu_check(dev, (int)err, "a product of few rows");

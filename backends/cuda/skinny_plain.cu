@@ -176,7 +176,8 @@ cudaError_t skinny_plain_open(int64_t smem)
 
 	if ((err = open_plain<plain_rows<float>>(smem)) == cudaSuccess && (err = open_plain<plain_rows<bf16>>(smem)) == cudaSuccess &&
 			(err = open_plain<block_rows<q4_0>>(smem)) == cudaSuccess && (err = open_plain<block_rows<q4_1>>(smem)) == cudaSuccess &&
-			(err = open_plain<block_rows<q8_0>>(smem)) == cudaSuccess && (err = open_plain<block_rows<q4_k>>(smem)) == cudaSuccess)
-		err = open_plain<block_rows<q6_k>>(smem);
+			(err = open_plain<block_rows<q8_0>>(smem)) == cudaSuccess && (err = open_plain<block_rows<q4_k>>(smem)) == cudaSuccess &&
+			(err = open_plain<block_rows<q6_k>>(smem)) == cudaSuccess)
+		err = open_plain<block_rows<fp8_row>>(smem);
 	return err;
 }

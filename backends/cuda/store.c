@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* store.c - how weights are kept, and how they get there. Matrices of floats become the type of the
- * activations, vectors f32; the block formats that have kernels stay as they are, others become
- * floats too. Rows start at multiples of 16 bytes.
+ * activations, or with [device] weights = fp8, e4m3 with a scale a row (cuda.h: LAYOUT_FP8); vectors f32; the
+ * block formats that have kernels stay as they are, others become floats too. Rows start at multiples of 16
+ * bytes.
  *
  * Uploads go through pinned buffers on a stream of their own. A buffer is filled while the ones before it
  * travel; floats are converted on the device, by way of its scratch, other formats on the host. What comes
@@ -33,7 +34,21 @@ static bool stays(int32_t dtype)
 	return dtype == NVLLM_Q4_0 || dtype == NVLLM_Q4_1 || dtype == NVLLM_Q8_0 || dtype == NVLLM_Q4_K || dtype == NVLLM_Q6_K;
 }
 
+static bool is_fp8(const struct nvllm_tensor *t)
+{
+	return t->dtype == NVLLM_F8_E4M3 && t->layout == LAYOUT_FP8;
+}
+
 /* ---- store ---- */
+
+/* Does this weight of floats become e4m3? Only what a layer multiplies with: rows of the vocabulary are looked up
+ * too, as the table of embeddings or the head tied to it, and an untied head looks the same from here;
+ * what nobody cuts is a router, whose choices are worth its few bytes. */
+static bool becomes_fp8(const struct nvllm_device *dev, const struct nvllm_tensor *t)
+{
+	return dev->conf->weights == WEIGHTS_FP8 && is_float(t->dtype) && t->rows > 1 && t->cols % 16 == 0 &&
+		t->cut != NVLLM_WHOLE && t->cut != NVLLM_CUT_VOCAB;
+}
 
 int64_t cu_store(struct nvllm_device *dev, struct nvllm_tensor *t)
 {
@@ -52,12 +67,14 @@ int64_t cu_store(struct nvllm_device *dev, struct nvllm_tensor *t)
 	if (t->cols > UPLOAD_BYTES / 4)
 		return host->fail(host, NVLLM_ENOTSUP, "a weight row of %lld elements is longer than the CUDA device takes (%d)",
 			(long long)t->cols, UPLOAD_BYTES / 4);
-	if (vector)
+	t->layout = 0;
+	if (becomes_fp8(dev, t))
+		t->dtype = NVLLM_F8_E4M3, t->layout = LAYOUT_FP8;
+	else if (vector)
 		t->dtype = NVLLM_F32;
 	else if (!stays(t->dtype))
 		t->dtype = dev->act;
-	t->layout = 0;
-	t->stride = (nvllm_row_bytes(t->dtype, t->cols) + 15) / 16 * 16;
+	t->stride = (stored_bytes(t) + 15) / 16 * 16;
 	if (__builtin_mul_overflow(t->stride, t->rows, &plane) || __builtin_mul_overflow(plane, planes, &bytes))
 		return host->fail(host, NVLLM_EINVAL, "a weight of %lld planes of [%lld][%lld] is larger than memory can be",
 			(long long)planes, (long long)t->rows, (long long)t->cols);
@@ -131,7 +148,7 @@ struct load {
 	const char *src;
 	int64_t src_stride;
 	int32_t src_dtype;
-	int32_t wire;                /* type in which rows travel: src_dtype, or f32 where they are decoded */
+	int32_t wire;                /* type in which rows travel: src_dtype, or f32 where they are decoded here */
 	int64_t wire_bytes;          /* of a row */
 	bool pinned;                 /* src is, and travels as it is */
 };
@@ -174,6 +191,8 @@ static int send(const struct load *l, int64_t row, const void *from, int64_t fro
 	if (l->wire == l->t->dtype)
 		return copy_rows(l, dst, l->t->stride, from, from_stride, n);
 	err = copy_rows(l, dev->scratch, l->wire_bytes, from, from_stride, n);
+	if (!err && is_fp8(l->t))
+		return fp8_rows(dev, dev->copies, dst, l->t->stride, dev->scratch, l->wire, l->wire_bytes, n, l->t->cols);
 	return err ? err : cu_convert(dev, dev->copies, dst, l->t->dtype, l->t->stride, dev->scratch, l->wire, l->wire_bytes, n,
 		l->t->cols);
 }
@@ -232,13 +251,14 @@ int cu_upload(struct nvllm_device *dev, const struct nvllm_tensor *t, int32_t pl
 {
 	const struct nvllm_host *host = dev->host;
 	const int64_t src_bytes = nvllm_row_bytes(src_dtype, t->cols);
-	const bool as_is = src_dtype == t->dtype || (is_float(src_dtype) && is_float(t->dtype));
+	const bool to_floats = is_float(t->dtype) || is_fp8(t); /* of either kind, on the device */
+	const bool as_is = (src_dtype == t->dtype && !t->layout) || (is_float(src_dtype) && to_floats);
 	struct load l = { .dev = dev, .t = t, .src = src, .src_stride = src_stride, .src_dtype = src_dtype };
 	int err = check(dev, t, plane, row, n);
 
 	if (err || n == 0 || t->cols == 0)
 		return err;
-	if (src_bytes < 0 || (n > 1 && src_stride < src_bytes) || (!as_is && (!blocks_known(src_dtype) || !is_float(t->dtype))))
+	if (src_bytes < 0 || (n > 1 && src_stride < src_bytes) || (!as_is && (!blocks_known(src_dtype) || !to_floats)))
 		return host->fail(host, NVLLM_EINVAL, "a weight of %lld columns, stored as type number %d, cannot come from rows of "
 			"type %d that lie %lld bytes apart", (long long)t->cols, t->dtype, src_dtype, (long long)src_stride);
 	l.dst = (char *)t->data + plane * t->plane_stride + row * t->stride;
@@ -258,6 +278,23 @@ int cu_upload(struct nvllm_device *dev, const struct nvllm_tensor *t, int32_t pl
 	return err ? err : end(dev);
 }
 
+/* As those of the type of activations, then made e4m3. */
+static int random_fp8(struct nvllm_device *dev, const struct nvllm_tensor *t, int32_t plane, int64_t row, int64_t n, uint64_t seed,
+	double mean, double std)
+{
+	const int64_t bytes = nvllm_row_bytes(dev->act, t->cols), step = UPLOAD_BYTES / bytes;
+	int err = NVLLM_OK;
+
+	for (int64_t at = row; at < row + n && !err; at += step) {
+		const int64_t k = row + n - at < step ? row + n - at : step;
+
+		err = cu_fill_random(dev, dev->copies, dev->scratch, dev->act, bytes, k, t->cols, at, plane, seed, mean, std);
+		err = err ? err : fp8_rows(dev, dev->copies, (char *)t->data + plane * t->plane_stride + at * t->stride, t->stride,
+			dev->scratch, dev->act, bytes, k, t->cols);
+	}
+	return err;
+}
+
 int cu_random(struct nvllm_device *dev, const struct nvllm_tensor *t, int32_t plane, int64_t row, int64_t n, uint64_t seed,
 	double mean, double std)
 {
@@ -266,7 +303,7 @@ int cu_random(struct nvllm_device *dev, const struct nvllm_tensor *t, int32_t pl
 
 	if (err || n == 0 || t->cols == 0)
 		return err;
-	if (t->dtype != NVLLM_F32 && t->dtype != NVLLM_BF16)
+	if (t->dtype != NVLLM_F32 && t->dtype != NVLLM_BF16 && !is_fp8(t))
 		return host->fail(host, NVLLM_ENOTSUP, "random weights are made of type F32 and BF16, and this one is stored as type "
 			"number %d: let the checkpoint say BF16", t->dtype);
 	err = begin(dev);
@@ -274,7 +311,10 @@ int cu_random(struct nvllm_device *dev, const struct nvllm_tensor *t, int32_t pl
 		return err;
 	if (row == 0 && plane == 0)
 		tune_note(dev, t);
-	err = cu_fill_random(dev, dev->copies, (char *)t->data + plane * t->plane_stride + row * t->stride, t->dtype, t->stride, n,
-		t->cols, row, plane, seed, mean, std);
+	if (is_fp8(t))
+		err = random_fp8(dev, t, plane, row, n, seed, mean, std);
+	else
+		err = cu_fill_random(dev, dev->copies, (char *)t->data + plane * t->plane_stride + row * t->stride, t->dtype,
+			t->stride, n, t->cols, row, plane, seed, mean, std);
 	return err ? err : end(dev);
 }

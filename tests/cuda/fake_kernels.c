@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The kernels that the C files of the CUDA device call, in plain loops and on the streams of
  * fake_cuda.c. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,12 +45,26 @@ void num_put(int32_t dtype, void *row, int64_t i, float f)
 		memcpy((char *)row + 2 * i, &h, 2);
 }
 
+/* 4 bits of exponent, of bias 7, and 3 of mantissa; no infinities. */
+float num_e4m3(uint8_t b)
+{
+	const int e = b >> 3 & 15, m = b & 7;
+	const float v = (b & 0x7f) == 0x7f ? NAN : e ? ldexpf((float)(8 + m), e - 10) : ldexpf((float)m, -9);
+
+	return b & 0x80 ? -v : v;
+}
+
 float *num_weight_row(const struct nvllm_tensor *w, int64_t row)
 {
 	float *v = malloc(sizeof(*v) * (size_t)(w->cols + 1));
 	const char *p = (const char *)w->data + row * w->stride;
+	float scale;
 
-	if (w->dtype != NVLLM_F32 && w->dtype != NVLLM_BF16)
+	memcpy(&scale, p, 4);
+	if (w->dtype == NVLLM_F8_E4M3)
+		for (int64_t i = 0; i < w->cols; i++)
+			v[i] = scale * num_e4m3((uint8_t)p[FP8_HEAD + i]);
+	else if (w->dtype != NVLLM_F32 && w->dtype != NVLLM_BF16)
 		blocks_to_f32(v, p, w->dtype, w->cols);
 	else
 		for (int64_t i = 0; i < w->cols; i++)
@@ -78,6 +93,55 @@ int cu_convert(struct nvllm_device *dev, nvllm_stream stream, void *dst, int32_t
 	if (fake.kernel_error)
 		return cu_check(dev, fake.kernel_error, "the kernel convert");
 	fake_enqueue(stream, run_convert, &c, sizeof(c));
+	return NVLLM_OK;
+}
+
+/* ---- e4m3 ---- */
+
+/* The byte of the nearest number; of two, the even one. Bytes count steps, of 2^-9 to begin with, and the steps
+ * double every eight of them from 16 on. */
+static uint8_t to_e4m3(float x)
+{
+	int e, byte;
+
+	frexpf(x, &e); /* x is below 2^e */
+	e = x != 0 && e > -5 ? e - 4 : -9;
+	byte = (e + 9) * 8 + (int)lrintf(ldexpf(fabsf(x), -e));
+	return (uint8_t)((byte > 0x7e ? 0x7e : byte) | (signbit(x) ? 0x80 : 0));
+}
+
+static void run_fp8(const void *arg)
+{
+	const struct convert *c = arg;
+
+	for (int64_t r = 0; r < c->n; r++) {
+		const char *src = c->src + r * c->ss;
+		char *dst = c->dst + r * c->ds;
+		float most = 0, scale[4] = { 1, 0, 0, 0 };
+
+		for (int64_t i = 0; i < c->cols; i++) {
+			const float a = fabsf(num_get(c->st, src, i));
+
+			most = a > most || isnan(a) ? a : most;
+		}
+		if (most > 0)
+			scale[0] = most / 448;
+		memcpy(dst, scale, sizeof(scale));
+		for (int64_t i = 0; i < c->cols; i++)
+			dst[FP8_HEAD + i] = (char)to_e4m3(num_get(c->st, src, i) / scale[0]);
+	}
+}
+
+int fp8_rows(struct nvllm_device *dev, nvllm_stream stream, void *dst, int64_t ds, const void *src, int32_t st, int64_t ss,
+	int64_t n, int64_t cols)
+{
+	const struct convert c = { dst, src, NVLLM_F8_E4M3, st, ds, ss, n, cols };
+
+	(void)dev;
+	if (((uintptr_t)dst | (uintptr_t)src | (uintptr_t)ds | (uintptr_t)ss) % 16 || cols % 16)
+		return NVLLM_EINVAL;
+	fake.n_fp8++;
+	fake_enqueue(stream, run_fp8, &c, sizeof(c));
 	return NVLLM_OK;
 }
 

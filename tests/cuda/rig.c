@@ -118,15 +118,21 @@ char *random_rows(int32_t dtype, int64_t rows, int64_t cols, int64_t pad)
 	return p;
 }
 
-struct nvllm_tensor stored(int32_t dtype, int64_t rows, int64_t cols)
+struct nvllm_tensor stored_cut(int32_t dtype, int64_t rows, int64_t cols, int32_t cut)
 {
-	struct nvllm_tensor t = { .rows = rows, .cols = cols, .planes = 1, .dtype = dtype, .stride = nvllm_row_bytes(dtype, cols) };
+	struct nvllm_tensor t = { .rows = rows, .cols = cols, .planes = 1, .dtype = dtype, .stride = nvllm_row_bytes(dtype, cols),
+		.cut = cut };
 	const int64_t bytes = vt->store(dev, &t);
 
 	assert_true(bytes > 0);
 	assert_int_equal(t.stride % 16, 0);
 	t.data = vt->alloc(dev, bytes);
 	return t;
+}
+
+struct nvllm_tensor stored(int32_t dtype, int64_t rows, int64_t cols)
+{
+	return stored_cut(dtype, rows, cols, NVLLM_WHOLE);
 }
 
 struct nvllm_tensor matrix(int32_t dtype, int64_t rows, int64_t cols, int64_t pad)

@@ -25,6 +25,7 @@ uint32_t next(void);
 /* Rows of a type, pad bytes apart, to be freed. */
 char *random_rows(int32_t dtype, int64_t rows, int64_t cols, int64_t pad);
 struct nvllm_tensor stored(int32_t dtype, int64_t rows, int64_t cols); /* with memory, not uploaded */
+struct nvllm_tensor stored_cut(int32_t dtype, int64_t rows, int64_t cols, int32_t cut); /* one that the core cuts so */
 struct nvllm_tensor matrix(int32_t dtype, int64_t rows, int64_t cols, int64_t pad);
 
 #endif

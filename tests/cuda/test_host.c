@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The host side of the CUDA device on a runtime and a cuBLASLt of plain C: refusals, memory, uploads, graphs, marks,
  * and that nothing is left over. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -250,6 +251,204 @@ static void test_pinned_source(void **state)
 	close_device();
 }
 
+/* ---- [device] weights = fp8 ---- */
+
+static void open_fp8(int activations)
+{
+	conf.weights = WEIGHTS_FP8;
+	open_good(activations);
+	conf.weights = WEIGHTS_FP8; /* the device reads it where it lies */
+}
+
+static void close_fp8(void)
+{
+	close_device();
+	conf.weights = WEIGHTS_AUTO;
+}
+
+static void test_fp8_choice(void **state)
+{
+	static const struct { int32_t dtype, cut, rows, cols, planes, expect; } all[] = {
+		{ NVLLM_BF16, NVLLM_CUT_HEADS, 6, 64, 1, NVLLM_F8_E4M3 }, { NVLLM_F16, NVLLM_CUT_HEADS_IN, 6, 48, 1, NVLLM_F8_E4M3 },
+		{ NVLLM_F32, NVLLM_CUT_COLS, 6, 16, 3, NVLLM_F8_E4M3 }, { NVLLM_BF16, NVLLM_CUT_ROWS, 2, 64, 1, NVLLM_F8_E4M3 },
+		{ NVLLM_BF16, NVLLM_CUT_VOCAB, 6, 64, 1, NVLLM_BF16 },  /* embeddings, heads */
+		{ NVLLM_BF16, NVLLM_WHOLE, 6, 64, 1, NVLLM_BF16 },      /* a router */
+		{ NVLLM_BF16, NVLLM_CUT_HEADS, 1, 64, 1, NVLLM_F32 },   /* a bias */
+		{ NVLLM_BF16, NVLLM_CUT_ROWS, 6, 72, 1, NVLLM_BF16 },   /* columns that are no sixteens */
+		{ NVLLM_Q8_0, NVLLM_CUT_ROWS, 6, 64, 1, NVLLM_Q8_0 }, { NVLLM_Q5_0, NVLLM_CUT_ROWS, 6, 64, 1, NVLLM_BF16 },
+	};
+	struct nvllm_device_info in = { .size = sizeof(in) };
+	struct nvllm_tensor t;
+
+	(void)state;
+	open_fp8(BF16);
+	assert_int_equal(vt->info(dev, &in), 0);
+	assert_string_equal(in.isa, "sm_90, 132 SMs, bf16, weights fp8");
+	for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) {
+		int64_t bytes;
+
+		t = (struct nvllm_tensor){ .rows = all[i].rows, .cols = all[i].cols, .planes = all[i].planes, .dtype = all[i].dtype,
+			.cut = all[i].cut };
+		bytes = vt->store(dev, &t);
+		assert_int_equal(t.dtype, all[i].expect);
+		assert_int_equal(t.layout, t.dtype == NVLLM_F8_E4M3 ? LAYOUT_FP8 : 0);
+		if (t.layout)
+			assert_int_equal(t.stride, FP8_HEAD + t.cols);
+		assert_int_equal(bytes, t.planes * t.rows * t.stride);
+	}
+	/* numbers of 8 bits in the file have their scales elsewhere, and come from no loader */
+	t = (struct nvllm_tensor){ .rows = 4, .cols = 64, .planes = 1, .dtype = NVLLM_F8_E4M3, .cut = NVLLM_CUT_ROWS };
+	assert_int_equal(vt->store(dev, &t), NVLLM_ENOTSUP);
+	assert_non_null(strstr(said, "F32, F16, BF16"));
+	close_fp8();
+	open_good(BF16); /* off unless asked for */
+	t = stored_cut(NVLLM_BF16, 6, 64, NVLLM_CUT_HEADS);
+	assert_int_equal(t.dtype, NVLLM_BF16);
+	vt->free(dev, t.data);
+	close_device();
+}
+
+/* Row r of t against the numbers it came from: the scale exactly, each number within half a step. */
+static void check_fp8_row(const struct nvllm_tensor *t, int64_t r, const float *from)
+{
+	float *got = num_weight_row(t, r), most = 0, scale;
+
+	memcpy(&scale, (const char *)t->data + r * t->stride, 4);
+	for (int64_t i = 0; i < t->cols; i++)
+		most = fabsf(from[i]) > most ? fabsf(from[i]) : most;
+	if (scale != (most > 0 ? most / 448 : 1))
+		fail_msg("row %d: its scale is %g, the largest number %g", (int)r, (double)scale, (double)most);
+	for (int64_t i = 0; i < t->cols; i++) {
+		const float off = fabsf(got[i] - from[i]);
+
+		if (!(off <= fabsf(from[i]) / 15.9f || off <= scale * 0x1p-9f))
+			fail_msg("row %d, column %d: %g, of %g", (int)r, (int)i, (double)got[i], (double)from[i]);
+	}
+	free(got);
+}
+
+/* Rows in pieces, of a type that may be another than the joined weight's. */
+static void upload_fp8(int32_t as, int32_t dtype, int64_t rows, int64_t cols, int64_t pad)
+{
+	const int64_t stride = nvllm_row_bytes(dtype, cols) + pad, third = rows / 3;
+	char *src = random_rows(dtype, rows, cols, pad), *copy = malloc((size_t)(rows * stride + 1));
+	struct nvllm_tensor t = stored_cut(as, rows, cols, NVLLM_CUT_ROWS);
+	float *want = malloc(sizeof(float) * (size_t)cols);
+
+	memcpy(copy, src, (size_t)(rows * stride));
+	assert_int_equal(t.dtype, NVLLM_F8_E4M3);
+	assert_int_equal(vt->upload(dev, &t, 0, third, rows - third, src + third * stride, dtype, stride), 0);
+	assert_int_equal(vt->upload(dev, &t, 0, 0, third, src, dtype, stride), 0);
+	memset(src, 0x55, (size_t)(rows * stride)); /* it was read */
+	assert_int_equal(vt->sync(dev, vt->stream(dev)), 0);
+	for (int64_t r = 0; r < rows; r++) {
+		blocks_to_f32(want, copy + r * stride, dtype, cols);
+		check_fp8_row(&t, r, want);
+	}
+	vt->free(dev, t.data);
+	free(want);
+	free(copy);
+	free(src);
+}
+
+static void test_fp8_uploads(void **state)
+{
+	struct nvllm_tensor t;
+	float rows[3][32];
+
+	(void)state;
+	open_fp8(BF16);
+	upload_fp8(NVLLM_BF16, NVLLM_BF16, 7, 48, 0);
+	upload_fp8(NVLLM_BF16, NVLLM_BF16, 7, 48, 6);
+	upload_fp8(NVLLM_F16, NVLLM_F16, 9, 64, 0);
+	upload_fp8(NVLLM_F32, NVLLM_F32, 5, 16, 4);
+	upload_fp8(NVLLM_F32, NVLLM_Q8_0, 6, 96, 0); /* a joined weight of several types is one of f32 */
+	upload_fp8(NVLLM_F32, NVLLM_Q5_0, 6, 96, 2);
+	upload_fp8(NVLLM_BF16, NVLLM_BF16, 100, 4096 * 16, 0); /* more than a buffer holds */
+	t = stored_cut(NVLLM_BF16, 3, 32, NVLLM_CUT_ROWS);
+	assert_int_equal(vt->upload(dev, &t, 0, 0, 3, rows, NVLLM_F8_E4M3, 32), NVLLM_EINVAL);
+	assert_non_null(strstr(said, "cannot come from"));
+	assert_int_equal(vt->upload(dev, &t, 0, 0, 3, rows, NVLLM_I32, 128), NVLLM_EINVAL);
+	assert_int_equal(vt->upload(dev, &t, 0, 1, 3, rows, NVLLM_F32, 128), NVLLM_EINVAL);
+	for (int i = 0; i < 32; i++)
+		rows[0][i] = 0, rows[1][i] = (float)i, rows[2][i] = (float)-i / 1000;
+	assert_int_equal(vt->upload(dev, &t, 0, 0, 3, rows, NVLLM_F32, 128), 0);
+	assert_int_equal(vt->sync(dev, vt->stream(dev)), 0);
+	for (int i = 0; i < 3; i++)
+		check_fp8_row(&t, i, rows[i]);
+	vt->free(dev, t.data);
+	close_fp8();
+	open_fp8(F32);
+	upload_fp8(NVLLM_BF16, NVLLM_BF16, 7, 48, 0);
+	close_fp8();
+}
+
+static void test_fp8_planes(void **state)
+{
+	struct nvllm_tensor t = { .rows = 5, .cols = 32, .planes = 3, .dtype = NVLLM_F32, .cut = NVLLM_CUT_COLS }, v;
+	float src[5][32], drawn[64], *pinned, *long_row;
+	int64_t bytes;
+
+	(void)state;
+	open_fp8(BF16);
+	bytes = vt->store(dev, &t);
+	assert_int_equal(t.plane_stride, 5 * 48);
+	assert_int_equal(bytes, 3 * 5 * 48);
+	t.data = vt->alloc(dev, bytes);
+	for (int plane = 0; plane < 3; plane++) {
+		for (int i = 0; i < 5 * 32; i++)
+			src[i / 32][i % 32] = (float)((plane + 1) * (i * 7 % 13 - 6));
+		assert_int_equal(vt->upload(dev, &t, plane, 0, 2, src, NVLLM_F32, 128), 0);
+		assert_int_equal(vt->upload(dev, &t, plane, 2, 3, src[2], NVLLM_F32, 128), 0);
+	}
+	assert_int_equal(vt->upload(dev, &t, 3, 0, 2, src, NVLLM_F32, 128), NVLLM_EINVAL);
+	assert_int_equal(vt->sync(dev, vt->stream(dev)), 0);
+	for (int plane = 0; plane < 3; plane++) {
+		v = t;
+		v.data = (char *)t.data + plane * t.plane_stride;
+		for (int i = 0; i < 5 * 32; i++)
+			src[i / 32][i % 32] = (float)((plane + 1) * (i * 7 % 13 - 6));
+		for (int r = 0; r < 5; r++)
+			check_fp8_row(&v, r, src[r]);
+	}
+	/* from pinned memory, without a buffer between */
+	pinned = vt->host_alloc(dev, sizeof(src));
+	memcpy(pinned, src, sizeof(src));
+	v.data = (char *)t.data + t.plane_stride;
+	store_close(dev);
+	assert_int_equal(vt->upload(dev, &t, 1, 0, 5, pinned, NVLLM_F32, 128), 0);
+	assert_null(dev->staging);
+	assert_int_equal(vt->sync(dev, vt->stream(dev)), 0);
+	for (int r = 0; r < 5; r++)
+		check_fp8_row(&v, r, src[r]);
+	/* made up */
+	assert_int_equal(vt->random(dev, &t, 1, 1, 4, 9, 1, 2), 0);
+	assert_int_equal(vt->sync(dev, vt->stream(dev)), 0);
+	for (int r = 1; r < 5; r++) {
+		for (int i = 0; i < 32; i++)
+			drawn[i] = 1 + 2 * num_drawn(9, 1, r, i);
+		check_fp8_row(&v, r, drawn);
+	}
+	check_fp8_row(&v, 0, src[0]);
+	vt->host_free(dev, pinned);
+	vt->free(dev, t.data);
+	/* in more than one piece */
+	t = stored_cut(NVLLM_BF16, 300, 65536, NVLLM_CUT_ROWS);
+	fake.n_fp8 = 0;
+	assert_int_equal(vt->random(dev, &t, 0, 0, 129, 9, 1, 2), 0);
+	assert_int_equal(fake.n_fp8, 3);
+	assert_int_equal(vt->sync(dev, vt->stream(dev)), 0);
+	long_row = malloc(sizeof(float) * 65536);
+	for (int r = 63; r < 129; r += 65) {
+		for (int i = 0; i < 65536; i++)
+			long_row[i] = 1 + 2 * num_drawn(9, 0, r, i);
+		check_fp8_row(&t, r, long_row);
+	}
+	free(long_row);
+	vt->free(dev, t.data);
+	close_fp8();
+}
+
 /* ---- graphs and marks ---- */
 
 static void test_graphs(void **state)
@@ -309,6 +508,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_refusals), cmocka_unit_test(test_no_library), cmocka_unit_test(test_info_and_memory),
 		cmocka_unit_test(test_uploads), cmocka_unit_test(test_planes_and_pieces), cmocka_unit_test(test_pinned_source),
+		cmocka_unit_test(test_fp8_choice), cmocka_unit_test(test_fp8_uploads), cmocka_unit_test(test_fp8_planes),
 		cmocka_unit_test(test_graphs), cmocka_unit_test(test_marks),
 	};
 

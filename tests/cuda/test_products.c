@@ -22,7 +22,7 @@ struct product { int64_t T, N, K, pad; int32_t w, x, y; int bias, add; };
 static void check_product(const struct product *p)
 {
 	char *src = random_rows(p->w, p->N, p->K, 0);
-	struct nvllm_tensor w = stored(p->w, p->N, p->K), x = matrix(p->x, p->T, p->K, p->pad), y = matrix(p->y, p->T, p->N, p->pad);
+	struct nvllm_tensor w = stored_cut(p->w, p->N, p->K, NVLLM_CUT_HEADS), x = matrix(p->x, p->T, p->K, p->pad), y = matrix(p->y, p->T, p->N, p->pad);
 	struct nvllm_tensor bias = matrix(NVLLM_F32, 1, p->N, 0);
 	double *want = malloc(sizeof(double) * (size_t)(p->T * p->N)), *size = malloc(sizeof(double) * (size_t)(p->T * p->N)), worst = 0;
 
@@ -57,7 +57,7 @@ static void check_product(const struct product *p)
 			worst = off > worst || isnan(off) ? off : worst;
 		}
 	/* numbers of x and float weights are short: only y and what blocks stand for are rounded */
-	if (!(worst < (p->y == NVLLM_BF16 || (p->w > NVLLM_BF16 && p->x == NVLLM_BF16) ? 4e-3 : 1e-6)))
+	if (!(worst < (p->y == NVLLM_BF16 || (w.dtype > NVLLM_BF16 && p->x == NVLLM_BF16) ? 4e-3 : 1e-6)))
 		fail_msg("T %d N %d K %d, types %d %d %d: off by %g", (int)p->T, (int)p->N, (int)p->K, p->w, p->x, p->y, worst);
 	for (int64_t t = 0; t + 1 < p->T; t++)
 		for (int64_t b = p->N * (p->y == NVLLM_F32 ? 4 : 2); b < y.stride; b++)
@@ -110,6 +110,32 @@ static void test_products_f32(void **state)
 	for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++)
 		check_product(&all[i]);
 	close_device();
+}
+
+/* Weights of e4m3: few rows read them, more of them are multiplied with as numbers of x's type. */
+static void test_products_fp8(void **state)
+{
+	static const struct product all[] = {
+		{ 1, 40, 64, 0, NVLLM_BF16, NVLLM_BF16, NVLLM_BF16, 0, 0 }, { SKINNY_ROWS, 41, 80, 0, NVLLM_F32, NVLLM_BF16, NVLLM_F32, 1, 1 },
+		{ SKINNY_ROWS + 1, 40, 64, 0, NVLLM_BF16, NVLLM_BF16, NVLLM_F32, 0, 1 }, { 70, 130, 48, 8, NVLLM_F16, NVLLM_BF16, NVLLM_BF16, 1, 0 },
+		{ 70, 130, 48, 0, NVLLM_F16, NVLLM_F32, NVLLM_F32, 1, 0 }, { 33, 70, 64, 0, NVLLM_BF16, NVLLM_F32, NVLLM_BF16, 0, 0 },
+		{ 33, 70, 72, 0, NVLLM_BF16, NVLLM_BF16, NVLLM_F32, 0, 0 }, /* 72 columns: stays bf16 */
+	};
+
+	(void)state;
+	conf.weights = WEIGHTS_FP8;
+	for (int round = 0; round < 3; round++) {
+		open_good(round == 2 ? F32 : BF16);
+		if (round == 1)
+			dev->scratch_bytes = 64 * 128; /* slices, with a rest */
+		for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++)
+			check_product(&all[i]);
+		assert_int_equal(fake.n_fp8, 6);
+		assert_true(fake.n_dequantised >= 3 + (round == 1 ? 2 : 0)); /* and not where f32 would have to become bf16 */
+		assert_true(fake.n_skinny > 2);
+		close_device();
+	}
+	conf.weights = WEIGHTS_AUTO;
 }
 
 static void test_which_routine(void **state)
@@ -311,7 +337,8 @@ static void test_timing(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_products), cmocka_unit_test(test_products_f32), cmocka_unit_test(test_which_routine),
+		cmocka_unit_test(test_products), cmocka_unit_test(test_products_f32), cmocka_unit_test(test_products_fp8),
+		cmocka_unit_test(test_which_routine),
 		cmocka_unit_test(test_no_columns), cmocka_unit_test(test_plans), cmocka_unit_test(test_timing),
 	};
 

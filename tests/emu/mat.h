@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* tests/emu/mat.h - matrices for tests of kernels: any start, any stride, NaN between and after the
- * rows, and the numbers of GGUF's block formats as their definitions say. */
+ * rows, and the numbers of GGUF's block formats and of e4m3 as their definitions say. Rows of e4m3 are those of
+ * LAYOUT_FP8. */
 #ifndef NVLLM_EMU_MAT_H
 #define NVLLM_EMU_MAT_H
 
@@ -12,6 +13,12 @@ struct mat {
 	int64_t bytes;
 };
 
+/* Bytes of a row that are written. */
+static inline int64_t row_size(int dtype, int64_t cols)
+{
+	return nvllm_row_bytes(dtype, cols) + (dtype == NVLLM_F8_E4M3 ? FP8_HEAD : 0);
+}
+
 static inline int64_t elem_bytes(int dtype) { return dtype == NVLLM_F32 ? 4 : 2; }
 
 /* Rows `stride` bytes apart, the first one `skip` bytes after the start of the memory. */
@@ -20,26 +27,39 @@ static inline struct mat mat_strided(int dtype, int64_t rows, int64_t cols, int6
 	struct mat m = {};
 
 	m.t.rows = rows, m.t.cols = cols, m.t.planes = 1, m.t.dtype = dtype, m.t.stride = stride;
-	m.bytes = rows ? skip + (rows - 1) * stride + nvllm_row_bytes(dtype, cols) : 0;
+	m.t.layout = dtype == NVLLM_F8_E4M3 ? LAYOUT_FP8 : 0;
+	m.bytes = rows ? skip + (rows - 1) * stride + row_size(dtype, cols) : 0;
 	m.mem = (char *)edges_new((size_t)m.bytes);
 	m.t.data = m.mem + skip;
 	return m;
 }
-/* skip elements before the first row, pad elements after each but the last. */
+/* skip elements before the first row, pad elements after each but the last; sixteens of them, of e4m3. */
 static inline struct mat mat_new(int dtype, int64_t rows, int64_t cols, int64_t pad = 0, int64_t skip = 0)
 {
 	int64_t block_bytes, block = nvllm_dtype_block(dtype, &block_bytes);
 
+	if (dtype == NVLLM_F8_E4M3)
+		return mat_strided(dtype, rows, cols, FP8_HEAD + cols + 16 * pad, 16 * skip);
 	return mat_strided(dtype, rows, cols, (cols / block + pad) * block_bytes, skip * block_bytes);
 }
 
 static inline void *mat_row(const struct mat *m, int64_t r) { return (char *)m->t.data + r * m->t.stride; }
+
+/* OCP 8-bit floats, E4M3: 4 bits of exponent of bias 7, 3 of mantissa, no infinities; 0x7f is NaN. */
+static inline double e4m3_num(uint8_t b)
+{
+	const int e = b >> 3 & 15, m = b & 7;
+	const double v = (b & 0x7f) == 0x7f ? NAN : e ? ldexp(8 + m, e - 10) : ldexp(m, -9);
+
+	return b & 0x80 ? -v : v;
+}
 
 static inline double mat_get(const struct mat *m, int64_t r, int64_t c)
 {
 	char *p = (char *)mat_row(m, r);
 
 	switch (m->t.dtype) {
+	case NVLLM_F8_E4M3: return (double)*(float *)p * e4m3_num((uint8_t)p[FP8_HEAD + c]);
 	case NVLLM_F32: return (double)((float *)p)[c];
 	case NVLLM_BF16: return (double)to_f32(((bf16 *)p)[c]);
 	default: return (double)to_f32(((f16 *)p)[c]);
@@ -65,6 +85,14 @@ static inline void mat_fill(struct mat *m, struct rnd *r, double std)
 	for (int64_t i = 0; i < m->t.rows; i++) {
 		uint8_t *p = (uint8_t *)mat_row(m, i);
 
+		if (m->t.dtype == NVLLM_F8_E4M3) { /* every number but NaN is as likely: their root mean square is about 96 */
+			const float scale[4] = { (float)((0.5 + rnd_unit(r)) * std / 96) };
+
+			memcpy(p, scale, sizeof(scale));
+			for (int64_t c = 0; c < m->t.cols; c++)
+				p[FP8_HEAD + c] = (uint8_t)(rnd_u32(r) % 2 << 7 | rnd_u32(r) % 127);
+			continue;
+		}
 		if (n == 1) {
 			for (int64_t c = 0; c < m->t.cols; c++)
 				mat_set(m, i, c, std * rnd_normal(r));
@@ -133,10 +161,10 @@ static inline double mat_num(const struct mat *m, int64_t r, int64_t c)
 /* What lies outside the rows is as it was: 0xff. */
 static inline bool mat_gaps_ok(const struct mat *m)
 {
-	int64_t b, n = nvllm_dtype_block(m->t.dtype, &b), at = (char *)m->t.data - m->mem;
+	int64_t at = (char *)m->t.data - m->mem;
 
 	for (int64_t i = 0; i < m->bytes; i++) {
-		if (i >= at && (i - at) % m->t.stride < m->t.cols / n * b)
+		if (i >= at && (i - at) % m->t.stride < row_size(m->t.dtype, m->t.cols))
 			continue;
 		if ((uint8_t)m->mem[i] != 0xff)
 			return false;

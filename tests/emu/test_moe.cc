@@ -158,7 +158,8 @@ static const char *type_of(int t)
 {
 	static const char *const blocks[] = { "q4_0", "q4_1", "", "", "q8_0" };
 
-	return t == NVLLM_F32 ? "f32" : t == NVLLM_BF16 ? "bf16" : t == NVLLM_Q4_K ? "q4_k" : t == NVLLM_Q6_K ? "q6_k" : blocks[t - NVLLM_Q4_0];
+	return t == NVLLM_F32 ? "f32" : t == NVLLM_BF16 ? "bf16" : t == NVLLM_Q4_K ? "q4_k" : t == NVLLM_Q6_K ? "q6_k" :
+		t == NVLLM_F8_E4M3 ? "e4m3" : blocks[t - NVLLM_Q4_0];
 }
 
 static void once(struct how h)
@@ -239,7 +240,7 @@ static void paths(void)
 
 static void blocks(void)
 {
-	static const int types[] = { NVLLM_Q4_0, NVLLM_Q4_1, NVLLM_Q8_0, NVLLM_Q4_K, NVLLM_Q6_K };
+	static const int types[] = { NVLLM_Q4_0, NVLLM_Q4_1, NVLLM_Q8_0, NVLLM_Q4_K, NVLLM_Q6_K, NVLLM_F8_E4M3 };
 
 	for (int t : types) {
 		const int n = t == NVLLM_Q4_K || t == NVLLM_Q6_K ? 256 : 96;
@@ -252,6 +253,8 @@ static void blocks(void)
 	}
 	once({ 3, 4, 2, 256, 256, B, NVLLM_Q8_0, NVLLM_Q4_K, NVLLM_Q6_K, NVLLM_SILU, 1, -1, 0, -1 });
 	once({ 130, 2, 1, 256, 256, B, B, NVLLM_Q4_K, NVLLM_Q6_K, NVLLM_SILU, 1, -1, 0, -1 });
+	once({ 2, 8, 2, 1040, 272, B, B, NVLLM_F8_E4M3, NVLLM_F8_E4M3, NVLLM_SILU, 1, -1, 0, -1 });
+	once({ 130, 2, 1, 144, 80, B, B, NVLLM_F8_E4M3, NVLLM_F8_E4M3, NVLLM_SILU, 1, -1, 0, -1 });
 }
 
 /* A rank without any of the experts' width writes zeros, and what cannot be done is said. */

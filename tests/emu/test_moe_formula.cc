@@ -20,7 +20,7 @@ struct how {
 /* As store() keeps weights: rows begin at multiples of 16 bytes. */
 static struct mat weight(int dtype, int64_t planes, int64_t rows, int64_t cols, double std)
 {
-	struct mat m = mat_strided(dtype, planes * rows, cols, (nvllm_row_bytes(dtype, cols) + 15) / 16 * 16, 0);
+	struct mat m = mat_strided(dtype, planes * rows, cols, (row_size(dtype, cols) + 15) / 16 * 16, 0);
 
 	mat_fill(&m, &rnd, std);
 	m.t.rows = rows, m.t.planes = (int32_t)planes, m.t.plane_stride = planes > 1 ? rows * m.t.stride : 0;
@@ -192,6 +192,7 @@ int main(int argc, char **argv)
 		once({ T, 130, 70, 64, 8, 1, S, B, B, F, 3, false });
 		once({ T, 256, 256, 4, 2, 0, NVLLM_GELU, B, T % 2 ? NVLLM_Q4_K : NVLLM_Q6_K, F, 0, false });
 		once({ T, 64, 96, 4, 4, 1, NVLLM_RELU, F, NVLLM_Q4_0, NVLLM_Q8_0, 0, false });
+		once({ T, 528, 80, 5, 2, 1, S, T % 2 ? B : F, NVLLM_F8_E4M3, T % 2 ? B : F, 0, false });
 	}
 	once({ 1, 16, 1, 1, 1, 1, S, F, F, F, 0, false });
 	once({ 8, 40, 3, 300, 8, 1, S, F, F, F, 1, false });
@@ -214,6 +215,7 @@ int main(int argc, char **argv)
 	once({ 33, 96, 64, 4, 2, 1, S, B, NVLLM_Q4_0, F, 0, false });
 	once({ 130, 64, 32, 4, 3, 1, S, B, NVLLM_Q8_0, F, 0, false });
 	once({ 20, 64, 32, 64, 2, 1, S, B, NVLLM_Q4_1, F, 0, false });
+	once({ 20, 80, 48, 64, 2, 1, S, B, NVLLM_F8_E4M3, B, 0, false });
 	once({ 1100, 48, 16, 16, 2, 1, S, B, B, B, 0, false });
 	/* all probabilities alike: the lowest numbers, in order */
 	once({ 2, 64, 32, 8, 3, 1, S, F, F, F, 0, true });

@@ -101,14 +101,14 @@ static void run_test(struct nvllm_device *dev, const struct test *t)
 /* All the types, each with a mixture of everything. */
 static void mixtures(struct nvllm_device *dev)
 {
-	static const int types[] = { NVLLM_F32, NVLLM_BF16, NVLLM_Q4_0, NVLLM_Q4_1, NVLLM_Q8_0, NVLLM_Q4_K, NVLLM_Q6_K };
+	static const int types[] = { NVLLM_F32, NVLLM_BF16, NVLLM_Q4_0, NVLLM_Q4_1, NVLLM_Q8_0, NVLLM_Q4_K, NVLLM_Q6_K, NVLLM_F8_E4M3 };
 	static const int ns[] = { 1, 7, 130, 24, 33, 8 };
 
 	for (int type : types) {
 		const int block = (int)nvllm_dtype_block(type, NULL), act = dev->act;
 
 		for (int m = 1; m <= 16; m += m < 9 ? 1 : 3) {
-			const int k = block == 256 ? 256 * (1 + m % 3) : block == 32 ? 32 * (1 + 5 * (m % 4)) : 64 * (1 + m % 5) + (m % 2) * 8;
+			const int k = block == 256 ? 256 * (1 + m % 3) : block == 32 ? 32 * (1 + 5 * (m % 4)) : 64 * (1 + m % 5) + (m % 2) * (type == NVLLM_F8_E4M3 ? 16 : 8);
 			struct test t = { type, m % 2 ? act : NVLLM_F32, m % 3 ? act : NVLLM_F32, m, ns[m % 6], k, m % 4, m % 3 == 1, m % 5 == 2,
 				m % 2 ? -1 : m / 2 % 4, 0, 0, 0, 0 };
 
@@ -138,6 +138,9 @@ static void oddities(struct nvllm_device *dev)
 		{ NVLLM_BF16, a, a, 13, 70, 200, 1, 0, 0, NVLLM_SILU, 0, 0, 0, 0 },
 		{ NVLLM_BF16, a, NVLLM_F32, 11, 19, 75, 0, 1, 1, -1, 0, 0, 0, 0 },
 		{ NVLLM_Q4_K, a, NVLLM_F32, 7, 10, 512, 0, 0, 0, -1, 1, 1, 0, 0 },
+		{ NVLLM_F8_E4M3, a, a, 3, 11, 272, 1, 0, 0, -1, 3, 1, 0, 0 },      /* rows 48 bytes apart */
+		{ NVLLM_F8_E4M3, a, NVLLM_F32, 1, 1, 16, 0, 1, 1, -1, 0, 0, 0, 1 },
+		{ NVLLM_F8_E4M3, NVLLM_F32, a, 14, 37, 112, 2, 0, 0, NVLLM_SILU, 0, 0, 1, 1 },
 	};
 
 	for (const struct test &t : tests)
@@ -154,18 +157,21 @@ static void plans(struct nvllm_device *dev)
 		const struct test t = { NVLLM_BF16, a, NVLLM_F32, 2, 300, 520, sms % 2, 0, 1, -1, 0, 0, 0, 0 };
 		const struct test g = { NVLLM_BF16, NVLLM_F32, a, 3, 100, 520, 1, 0, 0, NVLLM_SILU, 0, 0, 0, 0 };
 		const struct test q = { NVLLM_Q4_0, a, a, 5, 150, 1056, 0, 0, 0, -1, 0, 0, 0, 0 };
+		const struct test f = { NVLLM_F8_E4M3, a, a, 4, 150, 1040, 1, 1, 1, -1, 0, 0, 0, 0 };
+		const struct test u = { NVLLM_F8_E4M3, a, a, 10, 90, 528, 1, 1, 0, NVLLM_SILU, 0, 0, 0, 0 };
 
 		dev->n_sms = sms;
-		run_test(dev, &t), run_test(dev, &g), run_test(dev, &q);
+		run_test(dev, &t), run_test(dev, &g), run_test(dev, &q), run_test(dev, &f), run_test(dev, &u);
 	}
 	dev->cc = 89; /* less shared memory: panels of x */
 	for (int m = 1; m <= 8; m += 7) {
 		const struct test t = { NVLLM_BF16, a, NVLLM_F32, m, 30, 4096 * 3 / m + 8, m == 8 ? 2 : 0, 0, 1, -1, 0, 0, 0, 0 };
 		const struct test g = { NVLLM_BF16, a, a, m, 40, 4096 * 5 / m, 1, 1, 0, NVLLM_GELU, 0, 0, 0, 0 };
 		const struct test q = { NVLLM_Q8_0, a, NVLLM_F32, m, 24, 4096 * 4 / m, 3, 0, 0, -1, 0, 0, 0, 0 };
+		const struct test f = { NVLLM_F8_E4M3, a, NVLLM_F32, m, 40, 4096 * 5 / m + 16, 1, 1, 1, NVLLM_SILU, 0, 0, 0, 0 };
 
 		dev->n_sms = m == 8 ? 2 : 1;
-		run_test(dev, &t), run_test(dev, &g);
+		run_test(dev, &t), run_test(dev, &g), run_test(dev, &f);
 		if (m == 8)
 			run_test(dev, &q);
 	}
@@ -190,6 +196,33 @@ static void repeats(struct nvllm_device *dev)
 	mat_free(&w), mat_free(&x), mat_free(&y), mat_free(&z);
 }
 
+/* Each of the 254 numbers alone, exactly; and the scale of a row that was no number makes its product none. */
+static void each_e4m3(struct nvllm_device *dev)
+{
+	struct mat w = mat_new(NVLLM_F8_E4M3, 256, 16), x = mat_new(dev->act, 1, 16), y = mat_new(NVLLM_F32, 1, 256);
+	int64_t bad = 0;
+
+	for (int r = 0; r < 256; r++) {
+		float *head = (float *)mat_row(&w, r);
+
+		memset(head, 0, 32);
+		head[0] = 0x1p-20f;
+		((uint8_t *)head)[FP8_HEAD + r % 16] = (uint8_t)(r & 0x7f) == 0x7f ? 0 : (uint8_t)r;
+		if (r == 0x7f)
+			head[0] = NAN;
+	}
+	for (int c = 0; c < 16; c++)
+		mat_set(&x, 0, c, c + 1);
+	CHECK_EQ(skinny(dev, NULL, y.t, x.t, NULL, w.t, NULL, 0, -1), 0, "each number");
+	for (int r = 0; r < 256; r++) {
+		const double got = mat_get(&y, 0, r), want = (r & 0x7f) == 0x7f ? 0 : 0x1p-20 * e4m3_num((uint8_t)r) * (r % 16 + 1);
+
+		bad += r == 0x7f ? got == got : got != want;
+	}
+	CHECK_EQ(bad, 0, "every e4m3 is itself, act %d", dev->act);
+	mat_free(&w), mat_free(&x), mat_free(&y);
+}
+
 static void refusals(struct nvllm_device *dev)
 {
 	struct mat w = mat_new(NVLLM_BF16, 16, 64), x = mat_new(NVLLM_BF16, 17, 64), y = mat_new(NVLLM_F32, 17, 16), v = mat_new(NVLLM_F32, 1, 9, 63);
@@ -202,6 +235,15 @@ static void refusals(struct nvllm_device *dev)
 	CHECK(!skinny_has(dev, &f16s) && skinny_has(dev, &w.t), "skinny_has");
 	CHECK(skinny(dev, NULL, y.t, few, NULL, w.t, &v.t, 0, -1) == NVLLM_EINVAL && *check_said(), "a bias of another length");
 	CHECK(skinny(dev, NULL, y.t, few, NULL, w.t, NULL, 0, 0) == NVLLM_EINVAL && *check_said(), "y too wide for gate and up");
+	f16s = w.t;
+	f16s.dtype = NVLLM_F8_E4M3;
+	CHECK(!skinny_has(dev, &f16s), "e4m3 without scales");
+	f16s.layout = LAYOUT_FP8;
+	CHECK(skinny_has(dev, &f16s), "e4m3 with scales");
+	f16s.stride += 8;
+	CHECK(!skinny_has(dev, &f16s), "e4m3, rows at multiples of 8");
+	f16s.stride = 64;
+	CHECK(!skinny_has(dev, &f16s), "e4m3, rows that overlap");
 	y.t.rows = few.rows = 0;
 	CHECK_EQ(skinny(dev, NULL, y.t, few, NULL, w.t, NULL, 0, -1), 0, "no rows");
 	mat_free(&w), mat_free(&x), mat_free(&y), mat_free(&v);
@@ -218,6 +260,7 @@ int main(void)
 		CHECK_EQ(skinny_open(dev), 0, "open");
 		mixtures(dev);
 		oddities(dev);
+		each_e4m3(dev);
 		if (act == NVLLM_BF16)
 			plans(dev), repeats(dev), refusals(dev);
 	}

@@ -13,6 +13,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 sys.path[:0] = [os.path.join(ROOT, "tests", "gpu"), os.path.join(ROOT, "bench")]
 
 import exact  # noqa: E402
+import fp8  # noqa: E402
 import rig as shared  # noqa: E402
 import speed  # noqa: E402
 
@@ -34,7 +35,7 @@ def gpu_check(*words):
 
 class Parts(unittest.TestCase):
     def test_on_the_cpu(self):
-        names = ["goldens"] if SHORT else ["goldens", "repeats", "offline", "ttft"]
+        names = ["goldens"] if SHORT else ["goldens", "repeats", "fp8", "offline", "ttft"]
         p, rows = gpu_check(*names, "--device", "cpu", "--build", BUILD)
         self.assertEqual(p.returncode, 0, p.stdout + p.stderr)
         self.assertIn("%d passed, 0 failed, 0 skipped" % len(names), p.stdout)
@@ -84,6 +85,21 @@ class Notices(unittest.TestCase):
         self.swapped(change)
         with self.assertRaisesRegex(shared.Failed, "log probability is off by 0.00"):
             exact.arm(self.rig, "llama3-bf16", [])
+
+    def test_wrong_weights(self):
+        real = fp8.round_row
+        self.addCleanup(setattr, fp8, "round_row", real)
+        fp8.round_row = lambda row: real(row[::-1])
+        model, mine = shared.checkpoint("llama2-f16"), fp8.rounded(self.rig, "llama2-f16")
+        for margin, word in ((fp8.MARGIN, "the likeliest is"), (float("inf"), "off by")):
+            with self.assertRaisesRegex(shared.Failed, word):
+                fp8.one(self.rig, "llama2-f16", "x", mine, [], model, [], margin, fp8.MEAN)
+
+    def test_eight_bits(self):
+        up = [m * 2.0 ** -9 for m in range(8)] + [(8 + m) * 2.0 ** (e - 10) for e in range(1, 16) for m in range(8)][:-1]
+        for i, (a, b) in enumerate(zip(up, up[1:])):
+            self.assertEqual([fp8.e4m3(x) for x in (a, -b, (a + b) / 2)], [a, -b, (a, b)[i % 2]])
+        self.assertEqual((up[-1], fp8.e4m3(449), fp8.e4m3(-1e9)), (448, 448, -448))
 
     def test_the_margin_rule(self):
         self.assertEqual(shared.parted([1, 2, 3], [1, 2, 3], [0, 0, 0]), (None, None))
