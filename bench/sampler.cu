@@ -6,7 +6,8 @@
  *        backends/cuda/sample_tiles.cu backends/cuda/sample.cu -o bench_sampler
  *   ./bench_sampler > sampler.json        (what a person reads goes to stderr)
  *
- * Logits of 151,936 tokens, of the normal distribution; "flat": hardly any of which is likelier than others. Times in
+ * Logits of 151,936 tokens, of the normal distribution; "flat": hardly any of which is likelier than others; "coarse":
+ * such ones of bf16. Times in
  * microseconds, medians: of one call between events; of a call in a recorded row of calls; each over the
  * same logits (warm: as the head has left them in the cache, where they fit) and over ones in turn (cold). Before
  * that, tokens are compared with an oracle in double, row by row, with themselves in 200 repeats,
@@ -41,7 +42,8 @@ static void *device(int64_t bytes)
 	return p;
 }
 
-static __global__ void fill(float *x, int64_t n, float std, uint64_t seed)
+/* coarse: as a head of bf16 leaves them, many of each value. */
+static __global__ void fill(float *x, int64_t n, float std, bool coarse, uint64_t seed)
 {
 	for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) {
 		uint32_t c[4] = { (uint32_t)i, (uint32_t)(i >> 32), 7, 0 };
@@ -50,6 +52,8 @@ static __global__ void fill(float *x, int64_t n, float std, uint64_t seed)
 		nvllm_philox(c, (uint32_t)seed, (uint32_t)(seed >> 32));
 		a = ((float)(c[0] >> 8) + 0.5f) / 16777216.f, b = (float)(c[1] >> 8) / 16777216.f;
 		x[i] = std * sqrtf(-2 * logf(a)) * cosf(6.2831853f * b);
+		if (coarse)
+			x[i] = bits_f32((f32_bits(x[i]) + 0x8000) & 0xffff0000u);
 	}
 }
 
@@ -57,7 +61,7 @@ static __global__ void fill(float *x, int64_t n, float std, uint64_t seed)
 struct arm {
 	const char *name;
 	double temperature, top_p, min_p, typical_p;
-	int top_k, penalties, flat;
+	int top_k, penalties, flat; /* 2: and coarse */
 };
 
 static struct nvllm_sample_row row_of(const struct arm *a, const int32_t *history, int i)
@@ -76,7 +80,7 @@ static struct nvllm_sample_row row_of(const struct arm *a, const int32_t *histor
 static struct nvllm_sample_row *rows; /* [MOST_ROWS] device */
 static int32_t *tokens, *history, *host_history;
 static char *workspace;
-static float *logits[2];              /* [sets][n][VOCAB], normal and flat */
+static float *logits[3];              /* [sets][n][VOCAB], normal, flat, flat and coarse */
 static cudaEvent_t before, after;
 
 static struct sample_job job_of(const struct arm *a, int n, int set)
@@ -274,7 +278,13 @@ int main(void)
 		{ "penalties, top_k 20, top_p 0.95", 0.6, 0.95, 0, 1, 20, 1, 0 },
 		{ "flat, temperature 1", 1, 1, 0, 1, 0, 0, 1 },
 		{ "flat, top_p 0.95", 1, 0.95, 0, 1, 0, 0, 1 },
+		{ "flat, top_p 0.5", 1, 0.5, 0, 1, 0, 0, 1 },
+		{ "flat, min_p 0.05", 1, 1, 0.05, 1, 0, 0, 1 },
+		{ "flat, typical_p 0.9", 1, 1, 0, 0.9, 0, 0, 1 },
 		{ "flat, top_k 1000", 1, 1, 0, 1, 1000, 0, 1 },
+		{ "flat, penalties, top_p 0.95", 1, 0.95, 0, 1, 0, 1, 1 },
+		{ "coarse, top_p 0.95", 1, 0.95, 0, 1, 0, 0, 2 },
+		{ "coarse, typical_p 0.9", 1, 1, 0, 0.9, 0, 0, 2 },
 		{ "flat, top_p 0.95, typical_p 0.9", 1, 0.95, 0, 0.9, 0, 0, 1 },
 	};
 	int n = (int)(sizeof(arms) / sizeof(*arms)), dev = 0, bad = 0;
@@ -286,9 +296,9 @@ int main(void)
 	CK(cudaEventCreate(&before));
 	CK(cudaEventCreate(&after));
 	CK(sample_setup(sample_tiles(VOCAB)));
-	for (int i = 0; i < 2; i++) {
+	for (int i = 0; i < 3; i++) {
 		logits[i] = (float *)device(room);
-		fill<<<1024, 256>>>(logits[i], room / 4, i ? 0.3f : 2.2f, 99 + (uint64_t)i);
+		fill<<<1024, 256>>>(logits[i], room / 4, i ? 0.3f : 2.2f, i == 2, 99 + (uint64_t)i);
 		CK(cudaGetLastError());
 	}
 	rows = (struct nvllm_sample_row *)device(MOST_ROWS * sizeof(*rows));

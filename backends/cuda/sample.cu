@@ -8,13 +8,15 @@
  * Rows without truncation find the tile by the tiles' sums and look at that tile alone. With min_p, top_k,
  * top_p or typical_p, a floor below which no token can be kept says which tokens are looked at; there
  * are nearly always few, and they are sorted in shared memory (sample_list.cuh). Where there are more
- * than SAMPLE_LIST, the row itself is gone over to find the few among which a cut lies (sample_long.cuh).
+ * than LIST, the row itself is gone over, once a cut as a rule (sample_long.cuh).
  * What path a row takes depends on its logits and parameters alone. */
 #include <nvllm/random.h>
 
 #include "sample.cuh"
 #include "sample_row.cuh"
 #include "sample_list.cuh"
+#include "sample_sweep.cuh"
+#include "sample_cut.cuh"
 #include "sample_long.cuh"
 
 /* The largest logit to row->max; the lowest id that has it. Tile maxima to shared memory. */
@@ -86,12 +88,12 @@ DEV float top_k_floor(struct row *row, int k)
 }
 
 /* The token of a row whose tokens are not all kept. */
-OUTLINE int draw_kept(struct row *row, const struct nvllm_sample_row *r, double u, const struct sample_part *parts)
+OUTLINE int draw_kept(struct row *row, const struct sample_part *parts)
 {
+	const struct nvllm_sample_row *r = row->r;
 	int k = r->top_k > 0 && r->top_k < row->n ? (int)r->top_k : 0, n;
 
-	/* what counts less than an eighth of a step is nothing */
-	row->floor = safe_floor(row, 0.125 / row->unit);
+	row->floor = row->least = safe_floor(row, 0.125 / row->unit); /* an eighth of a step is nothing */
 	if (r->min_p > 0)
 		row->floor = fmaxf(row->floor, min_p_floor(row, fmin(r->min_p, 1.)));
 	if (k && k <= row->n_tiles)
@@ -102,17 +104,18 @@ OUTLINE int draw_kept(struct row *row, const struct nvllm_sample_row *r, double 
 		row->floor = fmaxf(row->floor,
 			safe_floor(row, fmax((1 - r->top_p) * (double)row->all / row->unit / row->n * 0.9999, 1e-300)));
 	}
-	n = gather(row, ALL_KEYS);
-	if (n > SAMPLE_LIST) {
-		if (k && k < n) {
-			row->floor = long_top_k(row, k);
-			n = gather(row, ALL_KEYS);
-		}
-		if (n > SAMPLE_LIST)
-			return draw_long(row, r, u);
-		k = 0;
+	n = gather(row);
+	if (n <= LIST)
+		return draw_list(row, n, k);
+	if (k) {
+		long_top_k(row);
+		n = gather(row);
+		if (n <= LIST)
+			return draw_list(row, n, 0);
 	}
-	return draw_list(row, r, n, k, u);
+	if (row->all) /* now of use: the whole includes what is below that floor */
+		row->floor = row->least;
+	return draw_long(row);
 }
 
 DEV bool truncates(const struct nvllm_sample_row *r, int n)
@@ -133,8 +136,7 @@ __global__ void __launch_bounds__(THREADS, 2) draw_tokens(struct sample_job job)
 	if (r->slot >= 0) {
 		token = read_parts(&row, parts);
 		if (!job.greedy && r->temperature > 0 && fabsf(row.max) < INF) {
-			double u = nvllm_uniform(r->seed, r->choice, r->position);
-
+			row.u = nvllm_uniform(r->seed, r->choice, r->position);
 			row.best = token;
 			row.inv_t = inverse(r->temperature);
 			row.scale = scale_of(row.inv_t);
@@ -142,9 +144,9 @@ __global__ void __launch_bounds__(THREADS, 2) draw_tokens(struct sample_job job)
 			if (truncates(r, row.n)) {
 				struct row in_memory = row; /* so that this one stays in registers */
 
-				token = draw_kept(&in_memory, r, u, parts);
+				token = draw_kept(&in_memory, parts);
 			} else {
-				token = pick(&row, WEIGHTS, target_of(weigh_parts(&row, parts), u));
+				token = pick(&row, WEIGHTS, target_of(weigh_parts(&row, parts), row.u));
 			}
 		}
 	}

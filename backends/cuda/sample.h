@@ -10,8 +10,7 @@ extern "C" {
 #endif
 
 #define SAMPLE_TILE 512            /* logits of which one warp makes a maximum and a sum */
-#define SAMPLE_MAX_VOCAB (1 << 21) /* as many tiles as the list below has room for */
-#define SAMPLE_LIST 4096           /* tokens among which is sorted */
+#define SAMPLE_MAX_VOCAB (1 << 21) /* as many tiles as a row's lists have room for (sample_row.cuh) */
 
 /* Of a tile: its largest logit, the lowest id that has it, and the sum of exp((x - max) / temperature)
  * (undefined for a row that needs no sum). */

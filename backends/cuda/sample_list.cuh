@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Cuts and the draw among few tokens, in shared memory: sorted by logit, with running sums of their weights,
  * each cut is one binary search; sorted by id, so is the draw. */
-#ifndef NVLLM_CUDA_SAMPLE_LIST_CUH
-#define NVLLM_CUDA_SAMPLE_LIST_CUH
+#ifndef NVLLM_CUDA_LIST_CUH
+#define NVLLM_CUDA_LIST_CUH
 
 #include "sample_row.cuh"
 
@@ -13,68 +13,72 @@ DEV uint64_t by_logit(float x, int id) { return (uint64_t)~ordered(x) << 32 | (u
 DEV float logit_of(uint64_t key) { return unordered(~(uint32_t)(key >> 32)); }
 DEV uint64_t by_id(uint64_t key) { return key << 32 | key >> 32; }
 
-/* What order tokens are looked for in by narrow() (sample_long.cuh): its keys are larger for what is kept
- * first. */
-enum order { LOGITS, DISTANCES };
-
-DEV uint64_t order_key(const struct row *row, enum order o, float x)
+/* The ids of the tile's logits that mask names, one bit for each of a lane's, to row->ring as far as there is
+ * room; in no order, behind those that s->count says are there. */
+DEV void append(const struct row *row, uint32_t mask, int tile, int lane, uint32_t room)
 {
-	/* distances are >= 0: in the order of their bits */
-	return o == LOGITS ? ordered(x) : ~(uint64_t)__double_as_longlong(distance(row, x));
+	uint32_t before = __popc(mask), at = 0;
+
+	if (!__any_sync(FULL, mask != 0))
+		return;
+	for (int o = 1; o < 32; o <<= 1) {
+		uint32_t y = __shfl_up_sync(FULL, before, o);
+
+		before += lane >= o ? y : 0;
+	}
+	if (lane == 31)
+		at = atomicAdd(&row->s->count, before);
+	at = __shfl_sync(FULL, at, 31) + before - __popc(mask);
+	for (; mask && at < room; mask &= mask - 1, at++)
+		row->ring[at] = (uint32_t)(tile * TILE + place(__ffs((int)mask) - 1, lane));
 }
 
-struct range { enum order order; uint64_t lo, hi; };
-#define ALL_KEYS (range{ LOGITS, 0, ~0ull })
+/* Makes keys of the ids that append() has left; how many it was asked for. */
+DEV int appended(struct row *row, int room)
+{
+	int n;
 
-/* The kept tokens of a range to row->keys, in no order, as far as they go; how many there are. Their least
- * logit's ordered() to s->least. */
-DEV int gather(struct row *row, struct range in)
+	__syncthreads();
+	n = (int)row->s->count;
+	if (n <= room)
+		for (int i = threadIdx.x; i < n; i += THREADS) {
+			int id = (int)row->ring[i];
+
+			row->ring[i] = by_logit(logit(row, id), id);
+		}
+	__syncthreads();
+	return n;
+}
+
+/* The tokens not below the floor to row->ring, in no order; how many there are, or some number above LIST. */
+OUTLINE int gather(struct row *row)
 {
 	struct scratch *s = row->s;
 	int lane = threadIdx.x & 31;
 
 	__syncthreads();
 	if (threadIdx.x == 0)
-		s->count = 0, s->least = ~0u;
+		s->count = 0;
 	__syncthreads();
 	for (int t = threadIdx.x >> 5; t < row->n_tiles; t += N_WARPS) {
-		uint32_t mask = 0, least = ~0u, before, total, at = 0;
+		uint32_t mask = 0;
 		float v[LANES];
 
 		if (row->tops[t] < row->floor)
 			continue;
+		if (__any_sync(FULL, *(volatile uint32_t *)&s->count > LIST))
+			break;
 		load_logits(row, v, t, lane);
 #pragma unroll
-		for (int k = 0; k < LANES; k++) {
-			uint64_t key = order_key(row, in.order, v[k]);
-
-			if (kept(row, v[k], t * TILE + place(k, lane)) && key >= in.lo && key <= in.hi)
-				mask |= 1u << k, least = min(least, ordered(v[k]));
-		}
-		before = __popc(mask);
-		for (int o = 1; o < 32; o <<= 1) {
-			uint32_t y = __shfl_up_sync(FULL, before, o);
-
-			before += lane >= o ? y : 0;
-		}
-		total = __shfl_sync(FULL, before, 31);
-		least = __reduce_min_sync(FULL, least);
-		if (!total)
-			continue;
-		if (lane == 0)
-			at = atomicAdd(&s->count, total), atomicMin(&s->least, least);
-		at = __shfl_sync(FULL, at, 0) + before - __popc(mask);
-		for (; mask && at < SAMPLE_LIST; mask &= mask - 1, at++) {
-			int id = t * TILE + place(__ffs((int)mask) - 1, lane);
-
-			row->keys[at] = by_logit(logit(row, id), id);
-		}
+		for (int k = 0; k < LANES; k++)
+			mask |= (uint32_t)(v[k] >= row->floor && v[k] > -INF) << k;
+		append(row, mask, t, lane, LIST);
 	}
-	__syncthreads();
-	return (int)s->count;
+	return appended(row, LIST);
 }
 
-/* Bitonic (Batcher 1968), upwards, n <= SAMPLE_LIST. The same result whatever order they came in. */
+/* Bitonic (Batcher 1968), upwards; there is room for the next power of two. The same result whatever order
+ * they came in. A warp's 32 pairs of a step lie within 64 keys of its own where the step is 32 or less. */
 DEV void sort_keys(uint64_t *keys, int n)
 {
 	int size = 1;
@@ -86,6 +90,8 @@ DEV void sort_keys(uint64_t *keys, int n)
 	__syncthreads();
 	for (int run = 2; run <= size; run <<= 1)
 		for (int step = run >> 1; step; step >>= 1) {
+			int next = step > 1 ? step >> 1 : run;
+
 			for (int i = threadIdx.x; i < size >> 1; i += THREADS) {
 				int a = (i & ~(step - 1)) << 1 | (i & (step - 1)), b = a | step;
 				uint64_t x = keys[a], y = keys[b];
@@ -93,8 +99,12 @@ DEV void sort_keys(uint64_t *keys, int n)
 				if ((x > y) == !(a & run))
 					keys[a] = y, keys[b] = x;
 			}
-			__syncthreads();
+			if (step <= 32 && next <= 32)
+				__syncwarp();
+			else
+				__syncthreads();
 		}
+	__syncthreads();
 }
 
 /* Running sums of the first n keys' weights to row->sums; their sum. ids: keys are by_id's. */
@@ -224,10 +234,11 @@ DEV struct span typical(struct row *row, int n, uint64_t all, double p)
 }
 
 /* Of n gathered tokens. k 0: top_k is off, or done already. */
-DEV int draw_list(struct row *row, const struct nvllm_sample_row *r, int n, int k, double u)
+OUTLINE int draw_list(struct row *row, int n, int k)
 {
+	const struct nvllm_sample_row *r = row->r;
 	struct span s = { 0, n };
-	uint64_t key[SAMPLE_LIST / THREADS];
+	uint64_t key[LIST / THREADS];
 	int at;
 
 	sort_keys(row->keys, n);
@@ -249,20 +260,20 @@ DEV int draw_list(struct row *row, const struct nvllm_sample_row *r, int n, int 
 	n = s.to - s.from;
 	__syncthreads();
 #pragma unroll
-	for (int j = 0; j < SAMPLE_LIST / THREADS; j++) {
+	for (int j = 0; j < LIST / THREADS; j++) {
 		at = j * THREADS + threadIdx.x;
 		key[j] = at < n ? by_id(row->keys[s.from + at]) : 0;
 	}
 	__syncthreads();
 #pragma unroll
-	for (int j = 0; j < SAMPLE_LIST / THREADS; j++) {
+	for (int j = 0; j < LIST / THREADS; j++) {
 		at = j * THREADS + threadIdx.x;
 		if (at < n)
 			row->keys[at] = key[j];
 	}
 	__syncthreads();
 	sort_keys(row->keys, n);
-	at = reach(row->sums, n, target_of(add_up(row, n, true), u) + 1);
+	at = reach(row->sums, n, target_of(add_up(row, n, true), row->u) + 1);
 	return at < n ? (int)(row->keys[at] >> 32) : row->best;
 }
 

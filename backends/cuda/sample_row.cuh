@@ -9,14 +9,46 @@
 
 #define THREADS 256 /* two logits of a tile each */
 #define N_WARPS (THREADS / 32)
-#define BINS 16     /* of a pass of narrow(), sample_long.cuh */
-static_assert(TILE == 2 * THREADS, "pick() and what follows it count on that");
+#define LIST 2048   /* tokens of which all are sorted */
+#define RING 8192   /* tokens near a cut that may lie in shared memory */
+#define FEW 1024    /* of a sample of the row; or those of a ring that are sorted */
+#define NO_LAST 0x7fffffff /* row->last where tokens of row->cut are all kept */
+static_assert(TILE == 2 * THREADS, "pick() counts on that");
+static_assert(SAMPLE_MAX_VOCAB / TILE <= RING && 2 * LIST <= RING, "they share their room");
 
+/* Logits from lo to hi, both included. None where lo > hi, or either is NaN. */
+struct band { float lo, hi; };
+/* What a pass over the row has found: the weight within the inner band, and that times its depths; of the rest of
+ * the outer one, the ring, the weight and how many they are (sample_sweep.cuh). */
+struct swept { uint64_t inner, ring; double deep; int n; };
+
+/* Tokens in the order in which they are kept: by their logits, or by their distances from the mean. Keys are
+ * larger for what is kept first. */
+enum order { LOGITS, DISTANCES };
+struct range { uint64_t lo, hi; };
+
+/* A cut that is looked for (sample_cut.cuh). */
+struct cut {
+	enum order order;
+	bool found;
+	uint64_t want;           /* what is to be kept weighs at least */
+	struct range in;         /* keys among which the cut is */
+	struct range next;       /* and where it is looked for next */
+	uint64_t above, through; /* weights of what has larger keys; and with those of `in` (0 = not known) */
+	int n, listed;           /* tokens with keys of `in`; of the ring gathered last, <= RING if it is whole */
+	int samples, passes;
+};
+
+/* What the threads share, written by the first one between barriers. */
 struct scratch {
-	uint64_t sums[N_WARPS], bins[2 * BINS];
+	uint64_t sums[N_WARPS];
 	uint64_t rest;
 	int found;
-	uint32_t count, least;
+	uint32_t count;
+	bool counts;             /* a long row's tokens weigh 1 each */
+	struct band outer, inner;
+	struct swept swept;
+	struct cut cut;
 };
 
 struct row {
@@ -27,23 +59,26 @@ struct row {
 	int best;                          /* the lowest id of max */
 	float max;
 	double inv_t, unit;                /* unit: 2^unit_bits */
+	double u;                          /* the random number */
 	struct scale scale;
 	bool rough;                        /* weights in single precision: rows of which all must be weighed */
 	/* Kept: x >= floor; x > cut, or x = cut and id <= last; |y - mean| <= far, where far >= 0. */
-	float floor, cut;
+	float floor, cut, least;           /* least: what is below has no weight */
 	int last;
 	double mean, far;
 	uint64_t all;                      /* what top_p is a share of; 0 = what is above floor */
 	/* Shared memory: */
 	struct scratch *s;
-	uint64_t *keys, *sums;             /* [SAMPLE_LIST] a list, and running sums of its weights */
+	uint64_t *ring;                    /* [RING] */
+	uint64_t *keys, *sums;             /* a list, and running sums of its weights: [LIST] where the ring
+	                                    * would be, or [FEW] beside it */
 	uint64_t *mass;                    /* [n_tiles] */
 	float *tops;                       /* [n_tiles] maxima */
 };
 
 static inline size_t shared_bytes(int32_t n_tiles)
 {
-	return sizeof(struct scratch) + 2 * SAMPLE_LIST * sizeof(uint64_t) +
+	return sizeof(struct scratch) + (RING + 2 * FEW) * sizeof(uint64_t) +
 		(size_t)n_tiles * (sizeof(uint64_t) + sizeof(float));
 }
 
@@ -56,13 +91,13 @@ DEV void row_begin(struct row *row, const struct sample_job *job, int i)
 	row->unit = (double)(1ull << job->unit_bits);
 	row->rough = false;
 	row->floor = row->cut = -INF;
-	row->last = 0x7fffffff;
+	row->last = NO_LAST;
 	row->mean = 0, row->far = -1;
 	row->all = 0;
 	row->s = (struct scratch *)dyn_smem();
-	row->keys = (uint64_t *)(row->s + 1);
-	row->sums = row->keys + SAMPLE_LIST;
-	row->mass = row->sums + SAMPLE_LIST;
+	row->ring = row->keys = (uint64_t *)(row->s + 1);
+	row->sums = row->keys + LIST;
+	row->mass = row->ring + RING + 2 * FEW;
 	row->tops = (float *)(row->mass + job->n_tiles);
 }
 
@@ -156,24 +191,50 @@ DEV void with_codes(const struct row *row, float v[4], int id)
 		v[c] = with_code(row, v[c], id + c, four >> 8 * c & 0xff);
 }
 
-/* The tile's logits, as load_tile() has them. */
+/* The tile's logits, as load_tile() has them, of a row with penalties. w is in memory, so that v is not. */
+OUTLINE void load_coded_(const struct row *row, float w[LANES], int tile, int lane)
+{
+	load_tile(w, row->x, tile * TILE, row->n, lane);
+	for (int j = 0; j < LANES / 4; j++)
+		with_codes(row, w + 4 * j, tile * TILE + place(4 * j, lane));
+}
+DEV void load_coded(const struct row *row, float v[LANES], int tile, int lane)
+{
+	float w[LANES];
+
+	load_coded_(row, w, tile, lane);
+#pragma unroll
+	for (int k = 0; k < LANES; k++)
+		v[k] = w[k];
+}
+
+/* Of any row. NaN stays NaN where there are no penalties. */
 DEV void load_logits(const struct row *row, float v[LANES], int tile, int lane)
 {
-	load_tile(v, row->x, tile * TILE, row->n, lane);
-#pragma unroll
-	for (int j = 0; j < LANES / 4; j++)
-		with_codes(row, v + 4 * j, tile * TILE + place(4 * j, lane));
+	if (row->codes)
+		load_coded(row, v, tile, lane);
+	else
+		load_tile(v, row->x, tile * TILE, row->n, lane);
 }
 
 /* (x_m - x) / temperature. */
 DEV double depth(const struct row *row, float x) { return ((double)row->max - (double)x) * row->inv_t; }
 DEV double weight_exact(const struct row *row, float x) { return exp(-depth(row, x)); }
 
+/* Of d = x - max, in the precision of long rows, of which no token counts much. */
+DEV float weight_single(float d, struct scale s) { return exp2_fast(fmaf(d, s.hi, d * s.lo)); }
+
 /* In steps of the unit; -inf has none. */
+DEV uint64_t weight_rough(const struct row *row, float x)
+{
+	float d = x - row->max;
+
+	return d > -INF ? (uint64_t)(weight_single(d, row->scale) * (float)row->unit) : 0;
+}
 DEV uint64_t weight(const struct row *row, float x)
 {
 	if (row->rough)
-		return (uint64_t)(weight_fast(x - row->max, row->scale) * (float)row->unit);
+		return weight_rough(row, x);
 	return x > -INF ? (uint64_t)(weight_exact(row, x) * row->unit + 0.5) : 0;
 }
 

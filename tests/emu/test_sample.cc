@@ -37,7 +37,26 @@ static const struct nvllm_sample_row plain_row = { .temperature = 1, .top_p = 1,
 	.n_prompt = 0, .n_tokens = 0, .params = NULL };
 
 /* ---- logits ---- */
-enum kind { NORMAL, PEAKED, TIES, EQUAL, MASKED, WEIRD, ALL_MASKED, ENDLESS, FLAT, N_KINDS };
+enum kind { NORMAL, PEAKED, TIES, EQUAL, MASKED, WEIRD, ALL_MASKED, ENDLESS, FLAT, SPIKE, HOLES, COARSE, HEAVY, N_KINDS,
+	BLIND = N_KINDS };
+
+/* As a head of bf16 leaves them. */
+static float coarse_logit(double x)
+{
+	uint32_t u = f32_bits((float)x);
+
+	return bits_f32((u + 0x8000) & 0xffff0000u);
+}
+
+/* The tokens that a long row's sample is made of (take_sample() of sample_cut.cuh) say nothing of the others. */
+static void mislead(float *x, int n)
+{
+	for (int j = 0; j < FEW && n > FEW; j++) {
+		int from = (int)((int64_t)j * n / FEW), to = (int)((int64_t)(j + 1) * n / FEW);
+
+		x[from + (int)__umulhi((uint32_t)j * 0x9e3779b9u, (uint32_t)(to - from))] = j % 2 ? 4.f : -4.f;
+	}
+}
 
 static void fill(struct rnd *r, float *x, int n, enum kind kind)
 {
@@ -45,7 +64,11 @@ static void fill(struct rnd *r, float *x, int n, enum kind kind)
 		double g = rnd_normal(r);
 
 		x[i] = (float)(kind == PEAKED ? 6 * g : kind == TIES ? rint(2 * g) / 2 : kind == EQUAL ? -3.25 :
-			kind == FLAT ? 0.1 * g : 2.5 * g);
+			kind == FLAT || kind == SPIKE || kind == HOLES || kind == BLIND ? 0.1 * g : kind == HEAVY ? 1.5 * g : 2.5 * g);
+		if (kind == COARSE)
+			x[i] = coarse_logit(0.3 * g);
+		if (kind == HOLES && rnd_int(r, 0, 1))
+			x[i] = rnd_int(r, 0, 1) ? NAN : -INFINITY;
 		if (kind == MASKED && rnd_int(r, 0, 3))
 			x[i] = -INFINITY;
 		if (kind == WEIRD && rnd_int(r, 0, 2) == 0) {
@@ -56,6 +79,10 @@ static void fill(struct rnd *r, float *x, int n, enum kind kind)
 		if (kind == ALL_MASKED)
 			x[i] = rnd_int(r, 0, 1) ? NAN : -INFINITY;
 	}
+	if (kind == SPIKE)
+		x[rnd_int(r, 0, n - 1)] = 9;
+	if (kind == BLIND)
+		mislead(x, n);
 	if (kind == ENDLESS) /* +inf at a place or two */
 		x[rnd_int(r, 0, n - 1)] = INFINITY, x[rnd_int(r, 0, n - 1)] = INFINITY;
 }
@@ -249,10 +276,88 @@ static void test_known(void)
 	CHECK_EQ(tokens[0], 20, "and no less");
 }
 
+/* Equal logits: top_p keeps as many ids from 0 up as it takes, so the token is known exactly, below and above
+ * what is sorted and what lies in shared memory. */
+static void test_equal(int vocab, float logit)
+{
+	enum { ROWS = 6 };
+	static const double ps[ROWS] = { 0.5, 0.95, 0.25, 1e-6, 0.999, 1 };
+	float *x = edges<float>(vocab);
+	struct nvllm_sample_row *rows = edges<struct nvllm_sample_row>(ROWS);
+	int32_t tokens[ROWS];
+
+	for (int i = 0; i < vocab; i++)
+		x[i] = logit;
+	for (int i = 0; i < ROWS; i++) {
+		rows[i] = plain_row;
+		rows[i].top_p = ps[i], rows[i].seed = 7 + (uint64_t)i;
+		rows[i].min_p = i == ROWS - 1 ? 0.5 : 0;
+	}
+	sample_rows(x, ROWS, vocab, 0, rows, false, tokens);
+	for (int i = 0; i < ROWS; i++) {
+		double u = nvllm_uniform(rows[i].seed, rows[i].choice, rows[i].position);
+
+		CHECK_EQ(tokens[i], (int)(u * fmax(1, ceil(ps[i] * vocab))), "%d equal logits of %g, top_p %g", vocab, (double)logit, ps[i]);
+	}
+	edges_free(x), edges_free(rows);
+}
+
+/* The order in which threads run says nothing about the token: the gathered come in any. */
+static void test_orders(int vocab, enum kind kind)
+{
+	enum { ROWS = 4 };
+	struct rnd r = rnd_seed(31);
+	float *x = edges<float>(vocab);
+	struct nvllm_sample_row *rows = edges<struct nvllm_sample_row>(ROWS);
+	int32_t tokens[ROWS], first[ROWS];
+	int moved = 0;
+
+	fill(&r, x, vocab, kind);
+	for (int i = 0; i < ROWS; i++) {
+		rows[i] = plain_row;
+		rows[i].seed = (uint64_t)i;
+		rows[i].top_p = i == 1 ? 1 : 0.9, rows[i].typical_p = i == 1 || i == 2 ? 0.8 : 1, rows[i].top_k = i == 3 ? vocab / 2 : 0;
+	}
+	for (int k = 0; k < 4; k++) {
+		emu_seed(1000 + (uint64_t)k);
+		emu_set_order(k == 1 ? EMU_UP : k == 2 ? EMU_DOWN : EMU_RANDOM);
+		sample_rows(x, ROWS, vocab, 0, rows, false, k ? tokens : first);
+		moved += k && memcmp(tokens, first, sizeof(first));
+	}
+	emu_set_order(EMU_RANDOM);
+	CHECK_EQ(moved, 0, "vocabulary %d, logits of kind %d: one token in whatever order threads run", vocab, (int)kind);
+	edges_free(x), edges_free(rows);
+}
+
+/* One row of each sort of cut alone, and of two. */
+static void test_alone(int vocab, enum kind kind, const char *name)
+{
+	enum { ROWS = 6 };
+	static const struct { double top_p, min_p, typical_p; int top_k; } cuts[ROWS] = { { 0.9, 0, 1, 0 }, { 0.5, 0, 1, 0 },
+		{ 1, 0, 0.9, 0 }, { 1, 0.05, 1, 0 }, { 1, 0, 1, 1000 }, { 0.95, 0, 0.6, 0 } };
+	struct rnd r = rnd_seed(3 + (uint64_t)kind);
+	struct tally t = { 0, 0, 0 };
+	float *x = edges<float>(vocab);
+	struct nvllm_sample_row *rows = edges<struct nvllm_sample_row>(ROWS);
+	int32_t tokens[ROWS];
+
+	fill(&r, x, vocab, kind);
+	for (int i = 0; i < ROWS; i++) {
+		rows[i] = plain_row;
+		rows[i].top_p = cuts[i].top_p, rows[i].min_p = cuts[i].min_p, rows[i].typical_p = cuts[i].typical_p;
+		rows[i].top_k = cuts[i].top_k, rows[i].seed = 50 + (uint64_t)i;
+	}
+	sample_rows(x, ROWS, vocab, 0, rows, false, tokens);
+	for (int i = 0; i < ROWS; i++)
+		compare_row(x, vocab, rows + i, false, tokens[i], &t, name);
+	CHECK_EQ(t.differ, 0, "%s logits, vocabulary %d, cut in %d ways", name, vocab, (int)ROWS);
+	edges_free(x), edges_free(rows);
+}
+
 int main(void)
 {
 	struct nvllm_sample_row s = plain_row;
-	static const int32_t history[] = { 3, 5, 5, 7, 7, 7 };
+	static const int32_t history[] = { 3, 5, 5, 7, 7, 7 }, equal[] = { 1, 31, 1025, 2048, 2049, 9001 };
 
 	test_known();
 	test_batches(1, 4, 33, 0, 1);
@@ -266,6 +371,19 @@ int main(void)
 	test_kind(20000, EQUAL, 2, 0, 1, "equal");
 	test_kind(20000, TIES, 2, 0, 1, "tied");
 	test_kind(262144, PEAKED, 1, 3, 9, "peaked");
+	test_batches(1025, 8, 12, 0, 7);
+	test_kind(9001, SPIKE, 1, 0, 1, "flat but for one");
+	test_kind(9001, HOLES, 1, 0, 1, "half masked");
+	test_kind(30000, COARSE, 1, 2, 3, "coarse");
+	test_kind(30000, HEAVY, 1, 2, 3, "heavy-tailed");
+	for (int i = 0; i < (int)(sizeof(equal) / sizeof(*equal)); i++)
+		test_equal(equal[i], i % 2 ? 0.f : -7.5f);
+	test_orders(20000, FLAT);
+	test_orders(20000, COARSE);
+	test_alone(1025, FLAT, "flat");
+	test_alone(20000, BLIND, "misleading");
+	test_alone(40000, SPIKE, "flat but for one");
+	test_alone(151936, FLAT, "flat");
 
 	s.temperature = 0.8;
 	test_frequencies(s, "temperature");
