@@ -140,7 +140,8 @@ def part_repeats(rig):
 # ---- compute-sanitizer ----
 
 def part_sanitizer(rig):
-    """compute-sanitizer's four tools over a short answer of a tiny checkpoint."""
+    """compute-sanitizer's four tools over a short answer of a tiny checkpoint. initcheck does not see what the kernels of
+    cuBLASLt store by tensor copies: under it steps are so short that every product is by a kernel of ours."""
     tool = shutil.which("compute-sanitizer") or next((p for p in (
         "/usr/local/cuda/bin/compute-sanitizer", "/usr/local/cuda/compute-sanitizer/compute-sanitizer") if os.path.exists(p)), None)
     if rig.device == "cpu":
@@ -154,9 +155,9 @@ def part_sanitizer(rig):
         for name in ("llama3-bf16", "qwen3-moe-bf16") if t != "initcheck" else ("llama3-bf16",):
             for sets in [], ["graphs.capture=off", *EXACT]:
                 prefix = [tool, "--tool", t, "--error-exitcode", "99", "--print-limit", "5"]
-                jobs["%s %s %s" % (t, name, "f32" if sets else "default")] = lambda p=prefix, n=name, s=sets: len(
-                    rig.batch(checkpoint(n), bodies, s + ["engine.max_tokens=64", "engine.max_seqs=4", "engine.max_model_len=128"],
-                              memory="256M", prefix=p))
+                sizes = ["engine.max_tokens=%d" % (16 if t == "initcheck" else 64), "engine.max_seqs=4", "engine.max_model_len=128"]
+                jobs["%s %s %s" % (t, name, "f32" if sets else "default")] = lambda p=prefix, n=name, s=sets + sizes: len(
+                    rig.batch(checkpoint(n), bodies, s, memory="256M", prefix=p))
     return {"runs": len(rig.many(jobs))}
 
 
