@@ -140,7 +140,7 @@ static void size_steps(struct nvllm_engine *e)
 	if (!e->set.max_seqs)
 		e->set.max_seqs = far ? 256 : 64;
 	if (!e->set.max_tokens)
-		e->set.max_tokens = far ? 8192 : 512;
+		e->set.max_tokens = far ? 8192 : 256;
 }
 
 static int settle(struct opening *o)

@@ -22,7 +22,7 @@ static const struct nvllm_option engine_keys[] = {
 	NVLLM_INT(engine_settings, max_seqs, "max_seqs", "0", 0, 65536, "most sequences in one step; 0 = 64 on the cpu, 256 on a "
 		"device of its own memory"),
 	NVLLM_INT(engine_settings, max_tokens, "max_tokens", "0", 0, 1 << 20, "token budget of a step: prompts are "
-		"cut into chunks of at most this; 0 = 512 on the cpu, 8192 on a device of its own memory"),
+		"cut into chunks of at most this; 0 = 256 on the cpu, 8192 on a device of its own memory"),
 	NVLLM_INT(engine_settings, max_model_len, "max_model_len", "0", 0, 1 << 30, "longest prompt and answer together, "
 		"tokens; 0 = the model's own, or what fits"),
 	NVLLM_ENUM(engine_settings, kv_dtype, "kv_dtype", "auto", kv_types, "type of K and V in the cache; auto = "

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* avx2.c - the routines for AVX2, FMA and F16C (Haswell and Zen onward), but for the
- * stored forms (avx2_decode.c) and the quantised products: avx2_round.c, avx2_q8.c,
- * avx2_q16.c. */
+ * stored forms (avx2_decode.c) and products: avx2_pack.c, avx2_float.c, avx2_round.c,
+ * avx2_q8.c, avx2_q16.c. */
 #include <immintrin.h>
 #include <math.h>
 #include <string.h>
@@ -9,8 +9,6 @@
 #include "cpu.h"
 
 #define INLINE static inline __attribute__((always_inline))
-
-/* ---- products in f32 ---- */
 
 INLINE float fold(__m256 v)
 {
@@ -39,60 +37,6 @@ INLINE void store_n(float *p, __m256 v, int64_t n)
 	else
 		_mm256_maskstore_ps(p, tail_mask(n), v);
 }
-
-/* Eight columns of nx rows of x times nw rows of w. */
-INLINE void add_cols(__m256 sum[3][4], const struct product *p, const char *x, const char *w,
-	int64_t n, const int nx, const int nw)
-{
-	__m256 xv[3];
-
-	for (int a = 0; a < nx; a++)
-		xv[a] = load_n((const float *)(x + a * p->x_stride), n);
-	for (int b = 0; b < nw; b++) {
-		__m256 wv = load_n((const float *)(w + b * p->w_stride), n);
-
-		for (int a = 0; a < nx; a++)
-			sum[a][b] = _mm256_fmadd_ps(xv[a], wv, sum[a][b]);
-	}
-}
-
-/* nx rows of x times nw rows of w from row (i, j) on: nx, nw are constants. */
-INLINE void tile_f32(const struct product *p, int64_t i, int64_t j, const int nx, const int nw)
-{
-	const char *x = p->x + i * p->x_stride, *w = p->w + j * p->w_stride;
-	int64_t left = p->cols;
-	__m256 sum[3][4];
-
-	for (int a = 0; a < nx; a++)
-		for (int b = 0; b < nw; b++)
-			sum[a][b] = _mm256_setzero_ps();
-	for (; left >= 8; left -= 8, x += 32, w += 32)
-		add_cols(sum, p, x, w, 8, nx, nw);
-	if (left)
-		add_cols(sum, p, x, w, left, nx, nw);
-	for (int a = 0; a < nx; a++)
-		for (int b = 0; b < nw; b++)
-			p->out[(i + a) * PANEL_MAX + j + b] = fold(sum[a][b]);
-}
-
-static void mul_f32_avx2(const struct product *p)
-{
-	int64_t j = 0;
-
-	for (; j + 4 <= p->n_w; j += 4) {
-		int64_t i = 0;
-
-		for (; i + 3 <= p->n_x; i += 3)
-			tile_f32(p, i, j, 3, 4);
-		for (; i < p->n_x; i++)
-			tile_f32(p, i, j, 1, 4);
-	}
-	for (; j < p->n_w; j++)
-		for (int64_t i = 0; i < p->n_x; i++)
-			tile_f32(p, i, j, 1, 1);
-}
-
-/* ---- the rest ---- */
 
 /* exp(x) = 2^n exp(r), n the nearest whole number to x / ln 2, |r| <= ln 2 / 2 (Cody and
  * Waite 1980), exp(r) by its series to r^7: within 2 units in the last place. Below -87
@@ -198,10 +142,11 @@ static void rope_avx2(float *x, const float *cs, int64_t dims, bool interleaved)
 void isa_avx2(struct isa *isa)
 {
 	isa->name = "avx2 fma f16c";
-	isa->rows_f32 = 4;
-	isa->mul_f32 = mul_f32_avx2;
+	isa->lanes = 8;
 	isa_avx2_decode(isa);
 	isa_avx2_round(isa);
+	isa_avx2_pack(isa);
+	isa_avx2_float(isa);
 	isa_avx2_q8(isa);
 	isa_avx2_q16(isa);
 	isa->norm = norm_avx2;

@@ -1,133 +1,19 @@
 /* SPDX-License-Identifier: MIT */
-/* avx2_panel.h - what avx2_q8.c and avx2_q16.c share: how 8 rows of a quantised weight
- * become a panel, and the loops around it. The product of a block is what differs.
- *
- * A panel of 8 weight rows is turned so that a register holds 4 neighbouring elements of
- * each row, row r in 32-bit lane r. A product then needs no sum across lanes, and lane r
- * adds its blocks in order: the same bits for any number of activation rows. Panel, for
- * each block: 8 registers of bytes (elements 4g..4g+3 of 8 rows), 8 scales, 8 minima;
- * Q4_0's offset of 8 is the minimum -8d. */
+/* avx2_panel.h - what the products with quantised weights by AVX2 share: a block of a panel
+ * of 8 rows (layout: "panels" in cpu.h), and the loops around it. The integer product of a
+ * block is what differs. */
 #ifndef NVLLM_CPU_AVX2_PANEL_H
 #define NVLLM_CPU_AVX2_PANEL_H
 
 #include <immintrin.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "cpu.h"
 
-#define ROWS 8   /* of a panel */
-#define X_TILE 4 /* activation rows multiplied at a time */
+#define L 8        /* lanes */
+#define AHEAD 4096 /* bytes */
 #define INLINE static inline __attribute__((always_inline, unused))
-
-struct block {
-	__m256i q[8];
-	__m256 d, m;
-};
-
-/* Row pointers of a panel; rows that are not there repeat the last one. */
-INLINE void panel_rows(const struct product *p, const char *r[ROWS])
-{
-	for (int i = 0; i < ROWS; i++)
-		r[i] = p->w + (i < p->n_w ? i : p->n_w - 1) * p->w_stride;
-}
-
-/* 16 bytes of each of 8 rows, turned: v[t] has bytes 4t..4t+3 of row r in lane r. */
-INLINE void turn16(const char *const r[ROWS], int64_t at, __m256i v[4])
-{
-	__m256i a[4], t0, t1, t2, t3;
-
-	for (int i = 0; i < 4; i++)
-		a[i] = _mm256_inserti128_si256(
-			_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(r[i] + at))),
-			_mm_loadu_si128((const __m128i *)(r[i + 4] + at)), 1);
-	t0 = _mm256_unpacklo_epi32(a[0], a[1]);
-	t1 = _mm256_unpacklo_epi32(a[2], a[3]);
-	t2 = _mm256_unpackhi_epi32(a[0], a[1]);
-	t3 = _mm256_unpackhi_epi32(a[2], a[3]);
-	v[0] = _mm256_unpacklo_epi64(t0, t1);
-	v[1] = _mm256_unpackhi_epi64(t0, t1);
-	v[2] = _mm256_unpacklo_epi64(t2, t3);
-	v[3] = _mm256_unpackhi_epi64(t2, t3);
-}
-
-INLINE void nibbles(__m256i q[8])
-{
-	const __m256i nibble = _mm256_set1_epi8(15);
-
-	for (int t = 0; t < 4; t++) {
-		q[4 + t] = _mm256_and_si256(_mm256_srli_epi16(q[t], 4), nibble);
-		q[t] = _mm256_and_si256(q[t], nibble);
-	}
-}
-
-INLINE int32_t u16_at(const char *p)
-{
-	uint16_t h;
-
-	memcpy(&h, p, sizeof(h));
-	return h;
-}
-
-INLINE int32_t i32_at(const char *p)
-{
-	int32_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return v;
-}
-
-/* The halves at byte `at` of 8 rows. */
-INLINE __m256 halves(const char *const r[ROWS], int64_t at)
-{
-	__m128i h = _mm_cvtsi32_si128(u16_at(r[0] + at));
-
-	h = _mm_insert_epi16(h, u16_at(r[1] + at), 1);
-	h = _mm_insert_epi16(h, u16_at(r[2] + at), 2);
-	h = _mm_insert_epi16(h, u16_at(r[3] + at), 3);
-	h = _mm_insert_epi16(h, u16_at(r[4] + at), 4);
-	h = _mm_insert_epi16(h, u16_at(r[5] + at), 5);
-	h = _mm_insert_epi16(h, u16_at(r[6] + at), 6);
-	h = _mm_insert_epi16(h, u16_at(r[7] + at), 7);
-	return _mm256_cvtph_ps(h);
-}
-
-INLINE __m128i four(const char *const r[4], int64_t at)
-{
-	__m128i v = _mm_cvtsi32_si128(i32_at(r[0] + at));
-
-	v = _mm_insert_epi32(v, i32_at(r[1] + at), 1);
-	v = _mm_insert_epi32(v, i32_at(r[2] + at), 2);
-	return _mm_insert_epi32(v, i32_at(r[3] + at), 3);
-}
-
-INLINE void load_q4_0(const char *const r[ROWS], int64_t b, struct block *k)
-{
-	turn16(r, 18 * b + 2, k->q);
-	nibbles(k->q);
-	k->d = halves(r, 18 * b);
-	k->m = _mm256_mul_ps(k->d, _mm256_set1_ps(-8));
-}
-
-/* d and m are neighbours: 8 pairs of halves, parted. */
-INLINE void load_q4_1(const char *const r[ROWS], int64_t b, struct block *k)
-{
-	__m128i low = four(r, 20 * b), high = four(r + 4, 20 * b);
-	const __m128i half = _mm_set1_epi32(0xffff);
-
-	turn16(r, 20 * b + 4, k->q);
-	nibbles(k->q);
-	k->d = _mm256_cvtph_ps(_mm_packus_epi32(_mm_and_si128(low, half), _mm_and_si128(high,
-		half)));
-	k->m = _mm256_cvtph_ps(_mm_packus_epi32(_mm_srli_epi32(low, 16), _mm_srli_epi32(high, 16)));
-}
-
-INLINE void load_q8_0(const char *const r[ROWS], int64_t b, struct block *k)
-{
-	turn16(r, 34 * b + 2, k->q);
-	turn16(r, 34 * b + 18, k->q + 4);
-	k->d = halves(r, 34 * b);
-	k->m = _mm256_setzero_ps();
-}
 
 /* Four bytes of an activation row, to every lane. */
 INLINE __m256i x4(const void *q, int g)
@@ -138,6 +24,12 @@ INLINE __m256i x4(const void *q, int g)
 	return _mm256_set1_epi32(v);
 }
 
+/* Part t of a block: four bytes of each lane. */
+INLINE __m256i part(const char *block, int t)
+{
+	return _mm256_loadu_si256((const __m256i *)(block + 4 * L * t));
+}
+
 /* Keeps the compiler from regrouping a sum of integers: gcc 12 makes a tree of it, runs
  * out of registers, and takes a quarter longer. */
 INLINE __m256i in_order(__m256i s)
@@ -146,74 +38,229 @@ INLINE __m256i in_order(__m256i s)
 	return s;
 }
 
-/* How a panel is made, and multiplied: constants of each product. add() adds a block of
- * nx activation rows to their sums. */
-struct form {
-	int block_bytes, x_bytes; /* of a block of the weight, of the activations */
-	void (*load)(const char *const *r, int64_t b, struct block *);
-	void (*add)(__m256 *sum, const struct block *, const char *const *x, const int nx);
-};
-
-/* Asks for a block's share of the panel after this one: the rows of a panel are 8 short
- * streams, which the processor's own prefetching loses at each new panel. */
-INLINE void ahead(const struct product *p, int64_t b, const int block_bytes)
+/* The scales of a block, or its minima: 8 halves. */
+INLINE __m256 halves(const char *p)
 {
-	const char *next = p->w + ROWS * (p->w_stride + b * block_bytes);
-
-	for (int i = 0; i < ROWS * block_bytes; i += 64)
-		_mm_prefetch(next + i, _MM_HINT_T0);
+	return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
 }
 
-/* nx activation rows from row i on, times the panel in memory or, straight, times the
- * rows r of the weight. */
-INLINE void tile(const struct product *p, int64_t i, const int nx, const struct form f,
-	const char *const *r)
-{
-	const struct block *panel = (const struct block *)p->panel;
-	const char *x[X_TILE];
-	__m256 sum[X_TILE];
-	struct block one;
+/* For many rows of activations a panel of nibbles is taken apart once, in scratch. */
+struct wide {
+	__m256i q[8];
+	__m256 d, m;
+};
 
+/* A product: constants. dot() writes the integer products of a block of one panel and nx
+ * activation rows to s. */
+struct form {
+	int block_bytes, x_bytes; /* of a block of a lane, of the activations */
+	int scales;               /* where the scales begin in a block of the panel */
+	int x_scale;              /* where the activations have d, and then s */
+	enum { NONE, EIGHT, OWN } minimum; /* Q4_0's is -8 d */
+	void (*dot)(__m256i *s, const char *block, const char *const *x, const int nx, const bool wide);
+};
+
+#define FORM_Q8(bytes, scales, minimum, dot) ((struct form){ bytes, sizeof(struct q8_block), scales, \
+	offsetof(struct q8_block, d), minimum, dot })
+#define FORM_Q16(bytes, scales, minimum, dot) ((struct form){ bytes, sizeof(struct q16_block), scales, \
+	offsetof(struct q16_block, d), minimum, dot })
+
+/* One block of a panel times nx activation rows. */
+INLINE void add_block(__m256 *sum, const char *w, const char *const *x, const int nx, const struct form f,
+	const bool wide)
+{
+	const struct wide *k = (const struct wide *)w;
+	const __m256 d = wide ? k->d : halves(w + f.scales);
+	const __m256 m = wide ? k->m : f.minimum == OWN ? halves(w + f.scales + 2 * L)
+		: _mm256_mul_ps(d, _mm256_set1_ps(-8));
+	__m256i s[4];
+
+	f.dot(s, w, x, nx, wide);
+	UNROLL(4)
+	for (int a = 0; a < nx; a++) {
+		const float *scale = (const float *)(x[a] + f.x_scale);
+		const __m256 dx = _mm256_mul_ps(d, _mm256_set1_ps(scale[0]));
+
+		sum[a] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s[a]), dx, sum[a]);
+		if (f.minimum != NONE)
+			sum[a] = _mm256_fmadd_ps(m, _mm256_set1_ps(scale[1]), sum[a]);
+	}
+}
+
+/* Asks for what is needed AHEAD bytes on: panels follow one another. Past the weight's end it
+ * asks for nothing. */
+INLINE void ahead(const char *w, const int bytes)
+{
+	for (int i = 0; i < bytes; i += 64)
+		_mm_prefetch(w + AHEAD + i, _MM_HINT_T0);
+}
+
+/* The panel at w times nx activation rows from row i on, to out from column `to` on: nx, f and
+ * wide are constants. */
+INLINE void tile(const struct product *p, int64_t i, const char *w, int64_t to, const int nx,
+	const struct form f, const bool wide)
+{
+	const int step = wide ? (int)sizeof(struct wide) : f.block_bytes * L;
+	const char *x[4];
+	__m256 sum[4];
+
+	UNROLL(4)
 	for (int a = 0; a < nx; a++) {
 		x[a] = p->x + (i + a) * p->x_stride;
 		sum[a] = _mm256_setzero_ps();
 	}
-	for (int64_t b = 0; b < p->cols / QK; b++) {
-		if (r) {
-			ahead(p, b, f.block_bytes);
-			f.load(r, b, &one);
-		}
-		f.add(sum, r ? &one : &panel[b], x, nx);
+	for (int64_t b = 0; b < p->cols / QK; b++, w += step) {
+		if (nx == 1)
+			ahead(w, step);
+		add_block(sum, w, x, nx, f, wide);
+		UNROLL(4)
 		for (int a = 0; a < nx; a++)
 			x[a] += f.x_bytes;
 	}
+	UNROLL(4)
 	for (int a = 0; a < nx; a++)
-		_mm256_storeu_ps(p->out + (i + a) * PANEL_MAX, sum[a]);
+		_mm256_storeu_ps(p->out + (i + a) * GROUP + to, sum[a]);
 }
 
-INLINE void mul_panel(const struct product *p, const struct form f)
+INLINE void all_rows(const struct product *p, const char *w, int64_t to, const struct form f, const bool wide)
 {
-	struct block *panel = (struct block *)p->panel;
-	const char *r[ROWS];
 	int64_t i = 0;
 
-	panel_rows(p, r);
-	if (p->n_x == 1) {
-		tile(p, 0, 1, f, r);
-		return;
-	}
-	for (int64_t b = 0; b < p->cols / QK; b++) {
-		ahead(p, b, f.block_bytes);
-		f.load(r, b, &panel[b]);
-	}
-	for (; i + X_TILE <= p->n_x; i += X_TILE)
-		tile(p, i, X_TILE, f, NULL);
+	for (; i + 4 <= p->n_x; i += 4)
+		tile(p, i, w, to, 4, f, wide);
 	if (i + 2 <= p->n_x) {
-		tile(p, i, 2, f, NULL);
+		tile(p, i, w, to, 2, f, wide);
 		i += 2;
 	}
 	if (i < p->n_x)
-		tile(p, i, 1, f, NULL);
+		tile(p, i, w, to, 1, f, wide);
+}
+
+INLINE void widen(struct wide *k, const char *w, int64_t n_blocks, const struct form f)
+{
+	const __m256i nibble = _mm256_set1_epi8(15);
+
+	for (; n_blocks > 0; n_blocks--, k++, w += f.block_bytes * L) {
+		UNROLL(4)
+		for (int t = 0; t < 4; t++) {
+			k->q[t] = _mm256_and_si256(part(w, t), nibble);
+			k->q[4 + t] = _mm256_and_si256(_mm256_srli_epi16(part(w, t), 4), nibble);
+		}
+		k->d = halves(w + f.scales);
+		k->m = f.minimum == OWN ? halves(w + f.scales + 2 * L) : _mm256_mul_ps(k->d, _mm256_set1_ps(-8));
+	}
+}
+
+INLINE void mul_panels(const struct product *p, const struct form f)
+{
+	for (int64_t j = 0; j < p->n_w; j++) {
+		const char *w = p->w + j * p->panel_bytes;
+
+		if (f.minimum == NONE || p->n_x < 8) {
+			all_rows(p, w, j * L, f, false);
+		} else {
+			widen((struct wide *)p->scratch, w, p->cols / QK, f);
+			all_rows(p, p->scratch, j * L, f, true);
+		}
+	}
+}
+
+/* ---- Q4_K, Q5_K, Q6_K: scales of 8 bits, times a half each 256 columns ---- */
+
+/* dot() is of columns [16 h, 16 h + 16) of a block with `halves` 2, else of all of it. */
+struct form_k {
+	int block_bytes, x_bytes, x_scale; /* as in struct form */
+	int halves;
+	bool minimum;
+	void (*dot)(__m256i *s, const char *block, const char *const *x, const int nx, const int h);
+};
+
+#define FORM_K8(bytes, halves, minimum, dot) ((struct form_k){ bytes, sizeof(struct q8_block), \
+	offsetof(struct q8_block, d), halves, minimum, dot })
+#define FORM_K16(bytes, halves, minimum, dot) ((struct form_k){ bytes, sizeof(struct q16_block), \
+	offsetof(struct q16_block, d), halves, minimum, dot })
+
+INLINE __m256 bytes_of(const char *p, const bool with_sign)
+{
+	const __m128i v = _mm_loadl_epi64((const __m128i *)p);
+
+	return _mm256_cvtepi32_ps(with_sign ? _mm256_cvtepi8_epi32(v) : _mm256_cvtepu8_epi32(v));
+}
+
+/* Block b of 8; its scales are at `scales`. */
+INLINE void add_block_k(__m256 *sum, const char *w, const char *scales, const __m256 d, const __m256 m,
+	const char *const *x, const int b, const int nx, const struct form_k f)
+{
+	UNROLL(2)
+	for (int h = 0; h < f.halves; h++) {
+		const __m256 scale = _mm256_mul_ps(d, bytes_of(scales + (b * f.halves + h) * L, !f.minimum));
+		__m256i s[4];
+
+		f.dot(s, w, x, nx, h);
+		UNROLL(4)
+		for (int a = 0; a < nx; a++) {
+			const __m256 dx = _mm256_mul_ps(scale, _mm256_set1_ps(*(const float *)(x[a] + f.x_scale)));
+
+			sum[a] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s[a]), dx, sum[a]);
+		}
+	}
+	if (f.minimum) {
+		const __m256 minimum = _mm256_mul_ps(m, bytes_of(scales + (8 + b) * L, false));
+
+		UNROLL(4)
+		for (int a = 0; a < nx; a++)
+			sum[a] = _mm256_fnmadd_ps(minimum,
+				_mm256_set1_ps(((const float *)(x[a] + f.x_scale))[1]), sum[a]);
+	}
+}
+
+/* One panel times nx activation rows from row i on: nx and f are constants. */
+INLINE void tile_k(const struct product *p, int64_t i, const char *w, int64_t to, const int nx,
+	const struct form_k f)
+{
+	const char *x[4];
+	__m256 sum[4];
+
+	UNROLL(4)
+	for (int a = 0; a < nx; a++) {
+		x[a] = p->x + (i + a) * p->x_stride;
+		sum[a] = _mm256_setzero_ps();
+	}
+	for (int64_t k = 0; k < p->cols / QK_K; k++) {
+		const char *tail = w + 8 * f.block_bytes * L;
+		const char *scales = tail + (f.minimum ? 4 : 2) * L;
+		const __m256 d = halves(tail), m = f.minimum ? halves(tail + 2 * L) : d;
+
+		for (int b = 0; b < 8; b++, w += f.block_bytes * L) {
+			if (nx == 1)
+				ahead(w, f.block_bytes * L);
+			add_block_k(sum, w, scales, d, m, x, b, nx, f);
+			UNROLL(4)
+			for (int a = 0; a < nx; a++)
+				x[a] += f.x_bytes;
+		}
+		w = scales + 16 * L;
+	}
+	UNROLL(4)
+	for (int a = 0; a < nx; a++)
+		_mm256_storeu_ps(p->out + (i + a) * GROUP + to, sum[a]);
+}
+
+INLINE void mul_panels_k(const struct product *p, const struct form_k f)
+{
+	for (int64_t j = 0; j < p->n_w; j++) {
+		const char *w = p->w + j * p->panel_bytes;
+		int64_t i = 0;
+
+		for (; i + 4 <= p->n_x; i += 4)
+			tile_k(p, i, w, j * L, 4, f);
+		if (i + 2 <= p->n_x) {
+			tile_k(p, i, w, j * L, 2, f);
+			i += 2;
+		}
+		if (i < p->n_x)
+			tile_k(p, i, w, j * L, 1, f);
+	}
 }
 
 #endif

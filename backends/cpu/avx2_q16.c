@@ -4,35 +4,48 @@
 #include "avx2_panel.h"
 
 /* 254 * high + low. Each plane's 8 pair sums of at most 2 * 15 * 127 stay below 2^15. */
-INLINE void dot_q4(__m256i *s, const struct block *k, const char *const *x, const int nx)
+INLINE void dot_q4(__m256i *s, const char *block, const char *const *x, const int nx,
+	const bool wide)
 {
-	__m256i low[X_TILE];
+	const __m256i nibble = _mm256_set1_epi8(15);
+	__m256i low[4];
 
-	for (int a = 0; a < nx; a++) {
-		s[a] = _mm256_maddubs_epi16(k->q[0], x4(x[a], 0));
-		low[a] = _mm256_maddubs_epi16(k->q[0], x4(x[a] + QK, 0));
+	UNROLL(4)
+	for (int t = 0; t < 4; t++) {
+		const __m256i v = part(block, t), w[2] = { wide ? v : _mm256_and_si256(v, nibble),
+			wide ? part(block, 4 + t) : _mm256_and_si256(_mm256_srli_epi16(v, 4), nibble) };
+
+		UNROLL(2)
+		for (int h = 0; h < 2; h++)
+			UNROLL(4)
+			for (int a = 0; a < nx; a++) {
+				const __m256i b = _mm256_maddubs_epi16(w[h], x4(x[a], 4 * h + t));
+				const __m256i c = _mm256_maddubs_epi16(w[h], x4(x[a] + QK, 4 * h + t));
+
+				s[a] = t + h ? in_order(_mm256_add_epi16(s[a], b)) : b;
+				low[a] = t + h ? in_order(_mm256_add_epi16(low[a], c)) : c;
+			}
 	}
-	for (int g = 1; g < 8; g++)
-		for (int a = 0; a < nx; a++) {
-			s[a] = in_order(_mm256_add_epi16(s[a],
-				_mm256_maddubs_epi16(k->q[g], x4(x[a], g))));
-			low[a] = in_order(_mm256_add_epi16(low[a],
-				_mm256_maddubs_epi16(k->q[g], x4(x[a] + QK, g))));
-		}
+	UNROLL(4)
 	for (int a = 0; a < nx; a++)
 		s[a] = _mm256_add_epi32(_mm256_madd_epi16(s[a], _mm256_set1_epi16(254)),
 			_mm256_madd_epi16(low[a], _mm256_set1_epi16(1)));
 }
 
 /* Words times words; 16 sums of at most 2 * 128 * 32258 stay far below 2^31. */
-INLINE void dot_q8(__m256i *s, const struct block *k, const char *const *x, const int nx)
+INLINE void dot_bytes(__m256i *s, const char *block, const char *const *x, const int nx, const int from,
+	const int to)
 {
+	UNROLL(4)
 	for (int a = 0; a < nx; a++)
 		s[a] = _mm256_setzero_si256();
-	for (int g = 0; g < 8; g++) {
-		const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(k->q[g], 8), 8);
-		const __m256i odd = _mm256_srai_epi16(k->q[g], 8);
+	UNROLL(8)
+	for (int g = from; g < to; g++) {
+		const __m256i w = part(block, g);
+		const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8);
+		const __m256i odd = _mm256_srai_epi16(w, 8);
 
+		UNROLL(4)
 		for (int a = 0; a < nx; a++) {
 			s[a] = in_order(_mm256_add_epi32(s[a],
 				_mm256_madd_epi16(even, x4(x[a], 2 * g))));
@@ -42,53 +55,65 @@ INLINE void dot_q8(__m256i *s, const struct block *k, const char *const *x, cons
 	}
 }
 
-INLINE void scale(__m256 *sum, const struct block *k, const char *const *x, const int nx,
-	const __m256i *s, const bool minimum)
+INLINE void dot_q8(__m256i *s, const char *block, const char *const *x, const int nx, const bool wide)
 {
-	for (int a = 0; a < nx; a++) {
-		const struct q16_block *xb = (const struct q16_block *)x[a];
-		const __m256 d = _mm256_mul_ps(k->d, _mm256_set1_ps(xb->d));
-
-		sum[a] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s[a]), d, sum[a]);
-		if (minimum)
-			sum[a] = _mm256_fmadd_ps(k->m, _mm256_set1_ps(xb->s), sum[a]);
-	}
+	(void)wide;
+	dot_bytes(s, block, x, nx, 0, 8);
 }
 
-INLINE void add_q4(__m256 *sum, const struct block *k, const char *const *x, const int nx)
+INLINE void dot_q4_k(__m256i *s, const char *block, const char *const *x, const int nx, const int h)
 {
-	__m256i s[X_TILE];
-
-	dot_q4(s, k, x, nx);
-	scale(sum, k, x, nx, s, true);
+	(void)h;
+	dot_q4(s, block, x, nx, false);
 }
 
-INLINE void add_q8(__m256 *sum, const struct block *k, const char *const *x, const int nx)
+INLINE void dot_q5_k(__m256i *s, const char *block, const char *const *x, const int nx, const int h)
 {
-	__m256i s[X_TILE];
+	(void)h;
+	dot_bytes(s, block, x, nx, 0, 8);
+}
 
-	dot_q8(s, k, x, nx);
-	scale(sum, k, x, nx, s, false);
+INLINE void dot_q6_k(__m256i *s, const char *block, const char *const *x, const int nx, const int h)
+{
+	dot_bytes(s, block, x, nx, 4 * h, 4 * h + 4);
 }
 
 static void mul_q4_0(const struct product *p)
 {
-	mul_panel(p, (struct form){ 18, sizeof(struct q16_block), load_q4_0, add_q4 });
+	mul_panels(p, FORM_Q16(18, 16 * L, EIGHT, dot_q4));
 }
 
 static void mul_q4_1(const struct product *p)
 {
-	mul_panel(p, (struct form){ 20, sizeof(struct q16_block), load_q4_1, add_q4 });
+	mul_panels(p, FORM_Q16(20, 16 * L, OWN, dot_q4));
 }
 
 static void mul_q8_0(const struct product *p)
 {
-	mul_panel(p, (struct form){ 34, sizeof(struct q16_block), load_q8_0, add_q8 });
+	mul_panels(p, FORM_Q16(34, 32 * L, NONE, dot_q8));
+}
+
+static void mul_q4_k(const struct product *p)
+{
+	mul_panels_k(p, FORM_K16(16, 1, true, dot_q4_k));
+}
+
+static void mul_q5_k(const struct product *p)
+{
+	mul_panels_k(p, FORM_K16(32, 1, true, dot_q5_k));
+}
+
+static void mul_q6_k(const struct product *p)
+{
+	mul_panels_k(p, FORM_K16(32, 2, false, dot_q6_k));
 }
 
 void isa_avx2_q16(struct isa *isa)
 {
-	isa->mul_q16[FMT_Q4_0] = mul_q4_0;
-	isa->mul_q16[FMT_Q4_1] = mul_q4_1;
-	isa->mul_q16[FMT_Q8_0] = mul_q8_0;
+	isa->mul[ACT_Q16][FMT_Q4_0] = mul_q4_0;
+	isa->mul[ACT_Q16][FMT_Q4_1] = mul_q4_1;
+	isa->mul[ACT_Q16][FMT_Q8_0] = mul_q8_0;
+	isa->mul[ACT_Q16][FMT_Q4_K] = mul_q4_k;
+	isa->mul[ACT_Q16][FMT_Q5_K] = mul_q5_k;
+	isa->mul[ACT_Q16][FMT_Q6_K] = mul_q6_k;
 }

@@ -137,10 +137,11 @@ static void to_words_avx2(void *blocks, const float *x, int64_t cols)
 
 void isa_avx2_round(struct isa *isa)
 {
-	isa->to_q8[FMT_Q4_0] = to_q8_avx2;
-	isa->to_q8[FMT_Q4_1] = to_q8_avx2;
-	isa->to_q8[FMT_Q8_0] = to_q8_avx2;
-	isa->to_q16[FMT_Q4_0] = to_planes_avx2;
-	isa->to_q16[FMT_Q4_1] = to_planes_avx2;
-	isa->to_q16[FMT_Q8_0] = to_words_avx2;
+	static const enum fmt nibbles[] = { FMT_Q4_0, FMT_Q4_1, FMT_Q4_K }, bytes[] = { FMT_Q8_0, FMT_Q5_K, FMT_Q6_K };
+
+	for (int i = 0; i < 3; i++) {
+		isa->round[ACT_Q8][nibbles[i]] = isa->round[ACT_Q8][bytes[i]] = to_q8_avx2;
+		isa->round[ACT_Q16][nibbles[i]] = to_planes_avx2;
+		isa->round[ACT_Q16][bytes[i]] = to_words_avx2;
+	}
 }

@@ -14,8 +14,9 @@
 enum {
 	QK = 32,         /* elements in a block of the forms that have products of their own */
 	QK_K = 256,      /* in one of the large forms (quant_k.c, quant_iq.c) */
-	PANEL_MAX = 16,  /* most weight rows one call of mul_* takes */
-	X_ROWS = 64,     /* most activation rows one call of mul_* takes */
+	LANES_MAX = 16,  /* most rows of a weight in a panel */
+	GROUP = 64,      /* most rows of a weight that one call of mul takes */
+	X_ROWS = 256,    /* most rows of activations that one call of mul takes */
 	ROPE_MAX = 1024, /* most elements of a head that turn */
 	Q16_TOP = 127 * 254, /* the largest q of a struct q16_block */
 };
@@ -39,8 +40,8 @@ struct q8_block {
 
 /* A finer block of activations: x[i] is about d * q[i], |q| <= 127 * 254. How q is kept
  * is a matter of the weight's form: as two planes of bytes, q = 254 * high + low with
- * both in [-127, 127], for nibbles (Q4_0, Q4_1); as words in the order PAIR for bytes
- * (Q8_0). The integer product of a block is the same number either way. */
+ * both in [-127, 127], for nibbles (Q4_0, Q4_1, Q4_K); as words in the order PAIR for bytes
+ * (Q8_0, Q5_K, Q6_K). The integer product of a block is the same number either way. */
 struct q16_block {
 	union {
 		struct { int8_t high[QK], low[QK]; };
@@ -54,31 +55,65 @@ struct q16_block {
  * the even ones first, then the odd ones. */
 #define PAIR(i) (((i) & ~3) | ((i) & 1) << 1 | ((i) >> 1 & 1))
 
-/* out[i][j] = row i of x times row j of w. Result (i, j) has the same bits whatever
- * n_x and n_w are. */
+/* ---- panels ----
+ *
+ * A product reads a weight as panels: isa.lanes rows side by side, so that a register
+ * holds the same columns of all of them, row r in 32-bit lane r. A lane adds up its row's
+ * product column by column (block by block) from the left: no sum goes across lanes, and
+ * the result has the same bits whatever the number of rows of activations. The last panel
+ * is filled up with rows of zeros. With L lanes a panel is
+ *
+ *   F32         for each column: float [L]
+ *   F16, BF16   for each two columns: [L][2]; the columns filled up with zeros to a
+ *               multiple of QK
+ *   Q4_0        for each block: 4 x [L][4] bytes, byte i of part t has element 4t + i of its
+ *               row in its low half and element 16 + 4t + i above; half d[L]
+ *   Q4_1        likewise, then half m[L]
+ *   Q8_0        for each block: 8 x [L][4] bytes, elements 4t + i; half d[L]
+ *   Q4_K        for each 256 columns: 8 blocks like Q4_0's, without their d; half d[L], dmin[L];
+ *               byte scale[8][L], minimum[8][L]
+ *   Q5_K        likewise, but blocks of 8 x [L][4] bytes
+ *   Q6_K        for each 256 columns: 8 blocks of 8 x [L][4] signed bytes; half d[L]; signed byte
+ *               scale[16][L]
+ *
+ * Where the form and the device's activations have a product, panels are made at load
+ * ([device] repack = auto); else, and of forms without one after their decoding to F32, by
+ * each worker as it goes, in its scratch. The bits of a result are the same. */
+
+/* The form of activations in products. */
+enum act {
+	ACT_AUTO,
+	ACT_F32,  /* as they are: rows of float */
+	ACT_Q8,   /* rows of struct q8_block */
+	ACT_Q16,  /* rows of struct q16_block */
+	ACT_BF16, /* rows of bf16, filled up with zeros to a multiple of QK */
+	ACT_N
+};
+
+/* out[i][j] = row i of x times row j of the panels, both counted from 0 here. */
 struct product {
-	float *out;       /* [n_x][PANEL_MAX] */
-	const char *x;    /* rows of float (mul_f32), struct q8_block or q16_block */
-	const char *w;    /* rows of float (mul_f32) or as the form says */
-	int64_t x_stride, w_stride; /* bytes */
-	int64_t n_x, n_w; /* at most X_ROWS and the table's panel rows */
-	int64_t cols;
-	char *panel;      /* scratch of the calling worker, panel_bytes(cols) */
+	float *out;         /* [n_x][GROUP] */
+	const char *x;      /* rows in the form of the activations */
+	const char *w;      /* n_w panels, one after the other */
+	int64_t x_stride;   /* bytes */
+	int64_t panel_bytes;
+	int64_t n_x, n_w;   /* 1..X_ROWS, 1..GROUP / lanes */
+	int64_t lanes, cols;
+	char *scratch;      /* of the calling worker: 2 * part_bytes(cols), 64-byte aligned */
 };
 
 struct isa {
 	const char *name;
-	int32_t rows_f32, rows_q8; /* weight rows that mul_f32, and mul_q8 and _q16, take */
+	int32_t lanes;      /* rows of a panel: 8 or 16 */
 	/* One stored row to float. */
 	void (*decode[FMT_N])(float *y, const void *w, int64_t cols);
-	/* One row of activations to blocks, of the kind and as the weight's form has them;
-	 * cols is a multiple of QK. These and mul_q* are there for Q4_0, Q4_1 and Q8_0 alone;
-	 * what has none is decoded and goes to mul_f32. */
-	void (*to_q8[FMT_N])(void *y, const float *x, int64_t cols);
-	void (*to_q16[FMT_N])(void *y, const float *x, int64_t cols);
-	void (*mul_f32)(const struct product *);
-	void (*mul_q8[FMT_N])(const struct product *);
-	void (*mul_q16[FMT_N])(const struct product *);
+	/* isa.lanes rows, stride bytes apart, to one panel. NULL = panel_put(), row by row. */
+	void (*pack[FMT_N])(char *panel, const char *rows, int64_t stride, int64_t cols);
+	/* One row of activations to their form, as products with this form of weight have it. In
+	 * block forms cols is a multiple of QK. NULL = taken as it is. */
+	void (*round[ACT_N][FMT_N])(void *y, const float *x, int64_t cols);
+	/* NULL = none. There is always one for ACT_F32 and FMT_F32. */
+	void (*mul[ACT_N][FMT_N])(const struct product *);
 	/* One run of n elements; w and b (may be NULL) are float. */
 	void (*norm)(float *y, const float *x, const struct nvllm_norm *, int64_t n);
 	void (*add)(float *x, const float *d, int64_t n);
@@ -89,14 +124,37 @@ struct isa {
 	double (*sum_exp)(const float *x, float max, int64_t n);
 };
 
+/* Before a loop over constants: it must go, or what it indexes stays in memory. */
+#define PRAGMA(x) _Pragma(#x)
+#define UNROLL(n) PRAGMA(GCC unroll n)
+
+/* panel.c */
+int64_t panel_bytes(enum fmt, int64_t lanes, int64_t cols); /* 0 = a form without panels */
+/* One row to lane `lane` of a panel; row NULL = zeros. */
+void panel_put(char *panel, enum fmt, int64_t lanes, int64_t lane, const char *row, int64_t cols);
+/* And from there as float, the same numbers as decode[] of the row; line: room for the row. */
+void panel_decode(const struct isa *, float *y, enum fmt, int64_t lane, const char *panel, int64_t cols,
+	char *line);
+/* Rows [first, first + n) of a weight of `rows` rows to its panels at w: a row after its last is
+ * zeros. */
+void panel_pack(const struct isa *, char *w, enum fmt, int64_t rows, int64_t cols, int64_t first,
+	int64_t n, const char *from, int64_t stride);
+/* panel_k.c: the same of Q4_K, Q5_K, Q6_K alone. */
+int64_t panel_k_bytes(enum fmt); /* of one lane, 256 columns */
+void panel_k_put(char *panel, enum fmt, int64_t lanes, int64_t lane, const char *row, int64_t cols);
+void panel_k_decode(float *y, enum fmt, int64_t lanes, int64_t lane, const char *panel, int64_t cols);
+
 void isa_scalar(struct isa *);
 void isa_avx2(struct isa *);
 void isa_avx2_decode(struct isa *); /* parts of isa_avx2: stored rows to float, */
 void isa_avx2_round(struct isa *); /* activations to blocks, */
-void isa_avx2_q8(struct isa *);    /* the products with them */
+void isa_avx2_pack(struct isa *);  /* rows to panels, */
+void isa_avx2_float(struct isa *); /* and the products */
+void isa_avx2_q8(struct isa *);
 void isa_avx2_q16(struct isa *);
 void isa_avx512(struct isa *);
 void isa_vnni(struct isa *);
+void isa_amx(struct isa *);
 
 /* quant.c: the forms, in plain C. */
 enum fmt fmt_of(int32_t dtype); /* FMT_N = no such form here */
@@ -142,6 +200,8 @@ float scale_mxfp4(uint8_t e);
 void to_q8(void *y, const float *x, int64_t cols);
 void to_planes(void *y, const float *x, int64_t cols); /* struct q16_block */
 void to_words(void *y, const float *x, int64_t cols);
+void to_bf16(void *y, const float *x, int64_t cols);    /* rows of bf16, ACT_BF16 */
+void round_bf16(void *y, const float *x, int64_t cols); /* the same numbers, as float */
 
 /* ref.c: plain C, used by faster tables for what they do not speed up. */
 void glu_ref(float *y, const float *gate, const float *up, int64_t n, int act);
@@ -160,42 +220,55 @@ int32_t limits_cores(void);
 void limits_memory(int64_t *mem_free, int64_t *mem_total);
 
 /* cpuid.c: what the processor has. */
-enum isa_level { ISA_SCALAR, ISA_AVX2, ISA_AVX512, ISA_VNNI };
+enum isa_level { ISA_SCALAR, ISA_AVX2, ISA_AVX512, ISA_VNNI, ISA_AMX };
 enum isa_level cpuid_level(void); /* the best; every lower one works too */
+/* Linux has a process ask for AMX's tiles, once, for all its threads. */
+bool cpuid_ask_tiles(void);
 void cpuid_name(char *name, size_t len);
 
 struct conf {
 	int64_t threads;
 	int32_t isa;         /* 0 = auto, else 1 + enum isa_level */
-	int32_t activations; /* enum activations */
+	int32_t activations; /* enum act */
+	int32_t repack;      /* 0 = auto, 1 = off */
 };
-
-/* The form of activations in products with block-quantised weights. */
-enum activations { ACT_AUTO, ACT_F32, ACT_Q8, ACT_Q16 };
 
 struct nvllm_device {
 	const struct nvllm_host *host;
 	struct pool *pool;
 	int32_t n_workers;
-	enum activations activations; /* never ACT_AUTO */
+	enum act activations; /* never ACT_AUTO */
+	bool repack;
+	int64_t stored;          /* bytes of all weights that store() was asked for */
 	struct isa isa;
 	/* Scratch for rows of max_cols elements: grown by store(), used by linear(). */
 	int64_t max_cols;
-	char *xq;                /* [X_ROWS] rows of struct q8_block or q16_block */
-	char *panels;            /* [n_workers][panel_bytes(max_cols)] */
+	char *xq;                /* rows of activations in the device's form */
+	char *scratch;           /* [n_workers][scratch_bytes(max_cols)] */
 };
 
-/* Scratch of one worker: PANEL_MAX rows as float; the interleaved quantised panels of
- * the SIMD files (PANEL_MAX * (cols + 8 * cols / QK) bytes) are smaller. */
-static inline int64_t panel_bytes(int64_t cols)
+static inline int64_t whole_blocks(int64_t cols)
 {
-	return (cols * (int64_t)sizeof(float) + 64) / 64 * 64 * PANEL_MAX;
+	return (cols + QK - 1) / QK * QK;
+}
+
+/* Scratch of one worker, in three parts of part_bytes(): a panel; LANES_MAX rows as float,
+ * which are done with when the product begins; and both the latter are the product's. */
+static inline int64_t part_bytes(int64_t cols)
+{
+	return whole_blocks(cols) * (int64_t)sizeof(float) * LANES_MAX;
+}
+
+static inline int64_t scratch_bytes(int64_t cols)
+{
+	return 3 * part_bytes(cols);
 }
 
 /* linear.c */
 int linear(struct nvllm_device *, nvllm_stream, struct nvllm_tensor y, struct nvllm_tensor x,
 	struct nvllm_tensor w, const struct nvllm_tensor *bias, uint32_t flags);
 int linear_reserve(struct nvllm_device *, int64_t cols); /* [setup] scratch for such rows */
+bool linear_panels(const struct nvllm_device *, enum fmt); /* are panels made at load? */
 /* moe.c */
 int moe(struct nvllm_device *, nvllm_stream, struct nvllm_tensor y, struct nvllm_tensor x,
 	const struct nvllm_moe *, struct nvllm_tensor scratch);

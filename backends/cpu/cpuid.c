@@ -8,6 +8,22 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* What lies above AVX2 is compiled as AVX2 in the module that tests/simd builds: any processor
+ * with AVX2 has all of it there. */
+#ifdef NVLLM_EMULATED
+enum { EMULATED = 1 };
+#else
+enum { EMULATED = 0 };
+#endif
+
+/* Bits of leaf 7, which compilers have different names for. */
+enum {
+	AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24, /* edx of subleaf 0 */
+	AVX512_BF16 = 1 << 5, /* eax of subleaf 1 */
+};
 
 /* Register sets that the system saves at a task switch (Intel SDM vol. 1, 13.3). */
 static unsigned saved_registers(void)
@@ -23,6 +39,15 @@ static bool all_bits(unsigned have, unsigned want)
 	return (have & want) == want;
 }
 
+/* With edx of leaf 7. */
+static bool has_amx(unsigned edx, unsigned saved)
+{
+	unsigned a, b, c, d;
+
+	return all_bits(edx, AMX_BF16 | AMX_TILE) && __get_cpuid_count(7, 1, &a, &b, &c, &d) &&
+		all_bits(a, AVX512_BF16) && all_bits(saved, 0x60000); /* tiles, and their shapes */
+}
+
 enum isa_level cpuid_level(void)
 {
 	const unsigned avx = bit_FMA | bit_OSXSAVE | bit_AVX | bit_F16C;
@@ -35,9 +60,23 @@ enum isa_level cpuid_level(void)
 	if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !all_bits(b, bit_AVX2) ||
 			!all_bits(saved, 0x06)) /* xmm, ymm */
 		return ISA_SCALAR;
+	if (EMULATED)
+		return ISA_AMX;
 	if (!all_bits(b, avx512) || !all_bits(saved, 0xe6)) /* and masks, zmm */
 		return ISA_AVX2;
-	return all_bits(c, bit_AVX512VNNI) ? ISA_VNNI : ISA_AVX512;
+	if (!all_bits(c, bit_AVX512VNNI))
+		return ISA_AVX512;
+	return has_amx(d, saved) ? ISA_AMX : ISA_VNNI;
+}
+
+/* arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA): Documentation/arch/x86/xstate.rst. */
+bool cpuid_ask_tiles(void)
+{
+#if defined(__linux__)
+	return EMULATED || syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+#else
+	return EMULATED;
+#endif
 }
 
 void cpuid_name(char *name, size_t len)
@@ -61,6 +100,11 @@ void cpuid_name(char *name, size_t len)
 enum isa_level cpuid_level(void)
 {
 	return ISA_SCALAR;
+}
+
+bool cpuid_ask_tiles(void)
+{
+	return false;
 }
 
 void cpuid_name(char *name, size_t len)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* device.c - the CPU as a device: its options, which instruction set is used, and how
- * weights are kept (as the checkpoint has them, in rows; vectors as f32). */
+ * weights are kept (as panels, or in rows as the checkpoint has them; vectors as f32). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,20 +12,27 @@
 
 #define HUGE_PAGE (2 << 20)
 
-static const char *const isa_names[] = { "auto", "scalar", "avx2", "avx512", "vnni", NULL };
-static const char *const activation_names[] = { "auto", "f32", "q8", "q16", NULL };
+static const char *const isa_names[] = { "auto", "scalar", "avx2", "avx512", "vnni", "amx", NULL };
+static const char *const activation_names[] = { "auto", "f32", "q8", "q16", "bf16", NULL };
+static const char *const repack_names[] = { "auto", "off", NULL };
 
 static const struct nvllm_option options[] = {
 	NVLLM_INT(conf, threads, "threads", "0", 0, 1024,
-		"threads to compute with; 0 = the cores this process may use, divided among "
-		"the ranks of its group"),
+		"threads to compute with; 0 = the cores (not their hardware threads) that this process "
+		"may use, divided among the ranks of its group"),
 	NVLLM_ENUM(conf, isa, "isa", "auto", isa_names,
-		"instructions to use; auto = the best this CPU has"),
+		"instructions to use; auto = the best this CPU has, amx only with activations = bf16"),
 	NVLLM_ENUM(conf, activations, "activations", "auto", activation_names,
 		"form of activations in products with block-quantised weights; q16 (auto) = "
 		"rounded to 16 bits, all but exact; q8 = to 8 bits, 1.5 times as fast "
 		"on prompts, but answers change; f32 = exact, generates at a third of the speed; "
-		"float weights and block types other than Q4_0, Q4_1 and Q8_0 always take f32"),
+		"float weights and block types other than Q4_0, Q4_1 and Q8_0 take f32 then; "
+		"bf16 = both factors rounded to bf16, for all weights, where the CPU has such "
+		"products (AMX); elsewhere only activations are rounded"),
+	NVLLM_ENUM(conf, repack, "repack", "auto", repack_names,
+		"auto = weights are laid out for this CPU as they are read; off = as the checkpoint "
+		"has them, and laid out anew for each product: starts sooner, runs slower; the same "
+		"results to the bit"),
 	NVLLM_OPTIONS_END
 };
 
@@ -36,18 +43,32 @@ static void (*const levels[])(struct isa *) = {
 	[ISA_AVX2] = isa_avx2,
 	[ISA_AVX512] = isa_avx512,
 	[ISA_VNNI] = isa_vnni,
+	[ISA_AMX] = isa_amx,
 #endif
 };
+
+/* The best, but tiles only where products are to have them: a process that may use them has
+ * larger signal frames. */
+static int32_t best_isa(const struct nvllm_device *dev, enum isa_level best)
+{
+	if (best == ISA_AMX && (dev->activations != ACT_BF16 || !cpuid_ask_tiles()))
+		return ISA_VNNI;
+	return (int32_t)best;
+}
 
 static int choose_isa(struct nvllm_device *dev, int32_t asked)
 {
 	const enum isa_level best = cpuid_level();
-	const int32_t level = asked == 0 ? (int32_t)best : asked - 1;
+	const int32_t level = asked == 0 ? best_isa(dev, best) : asked - 1;
 
 	if (level > (int32_t)best)
 		return dev->host->fail(dev->host, NVLLM_ENOTSUP, "isa = %s: this CPU does not have "
 			"it; it has up to '%s': choose that, a lower one or auto", isa_names[asked],
 			isa_names[best + 1]);
+	if (asked - 1 == ISA_AMX && !cpuid_ask_tiles())
+		return dev->host->fail(dev->host, NVLLM_ENOTSUP, "isa = amx: this CPU has it, but the "
+			"system does not let this process use it (Linux 5.16 or later can): choose "
+			"'vnni', a lower one or auto");
 	for (int32_t i = 0; i <= level; i++)
 		levels[i](&dev->isa);
 	return NVLLM_OK;
@@ -67,7 +88,7 @@ static void destroy(struct nvllm_device *dev)
 		return;
 	pool_destroy(dev->pool);
 	free(dev->xq);
-	free(dev->panels);
+	free(dev->scratch);
 }
 
 static int create(const struct nvllm_host *host, int ordinal, const void *conf,
@@ -83,7 +104,8 @@ static int create(const struct nvllm_host *host, int ordinal, const void *conf,
 	if (!dev)
 		return host->fail(host, NVLLM_ENOMEM, "no memory for the CPU device");
 	dev->host = host;
-	dev->activations = c->activations == ACT_AUTO ? ACT_Q16 : c->activations;
+	dev->activations = c->activations == ACT_AUTO ? ACT_Q16 : (enum act)c->activations;
+	dev->repack = c->repack == 0;
 	dev->n_workers = c->threads ? (int32_t)c->threads : share_of_cores(host->world);
 	err = choose_isa(dev, c->isa);
 	if (err)
@@ -122,7 +144,9 @@ static int info(struct nvllm_device *dev, struct nvllm_device_info *in)
 
 static void *alloc(struct nvllm_device *dev, int64_t bytes)
 {
-	const size_t align = bytes >= 4 * HUGE_PAGE ? HUGE_PAGE : 256;
+	/* for weights, which are written whole: of KV only what is used should take memory */
+	const bool huge = bytes >= 4 * HUGE_PAGE && bytes - HUGE_PAGE <= dev->stored + dev->stored / 64;
+	const size_t align = huge ? HUGE_PAGE : 256;
 	size_t size;
 	void *p;
 
@@ -130,7 +154,7 @@ static void *alloc(struct nvllm_device *dev, int64_t bytes)
 		return NULL;
 	size = ((size_t)bytes / align + 1) * align;
 	p = aligned_alloc(align, size);
-	if (p && align == HUGE_PAGE)
+	if (p && huge)
 		madvise(p, size, MADV_HUGEPAGE); /* a wish: fewer page walks */
 	return p;
 }
@@ -163,7 +187,7 @@ static int64_t store(struct nvllm_device *dev, struct nvllm_tensor *t)
 	const struct nvllm_host *host = dev->host;
 	const int64_t planes = t->planes > 0 ? t->planes : 1;
 	const enum fmt fmt = fmt_of(t->dtype);
-	int64_t bytes, plane;
+	int64_t bytes, plane, kept;
 	int err;
 
 	if (fmt == FMT_N)
@@ -180,14 +204,16 @@ static int64_t store(struct nvllm_device *dev, struct nvllm_tensor *t)
 		return err;
 	if (t->rows == 1) /* a vector: norm weight, bias */
 		t->dtype = NVLLM_F32;
-	t->layout = 0;
-	t->stride = nvllm_row_bytes(t->dtype, t->cols);
-	if (__builtin_mul_overflow(t->stride, t->rows, &plane) ||
+	t->layout = t->rows > 1 && linear_panels(dev, fmt) ? dev->isa.lanes : 0;
+	t->stride = t->layout ? panel_bytes(fmt, 1, t->cols) : nvllm_row_bytes(t->dtype, t->cols);
+	kept = t->layout ? (t->rows + t->layout - 1) / t->layout * t->layout : t->rows;
+	if (__builtin_mul_overflow(t->stride, kept, &plane) ||
 			__builtin_mul_overflow(plane, planes, &bytes))
 		return host->fail(host, NVLLM_EINVAL, "a weight of %lld planes of [%lld][%lld] is "
 			"larger than memory can be", (long long)planes, (long long)t->rows,
 			(long long)t->cols);
 	t->plane_stride = planes > 1 ? plane : 0;
+	dev->stored += bytes;
 	return bytes;
 }
 
@@ -198,7 +224,20 @@ struct upload_job {
 	char *dst;
 	int64_t src_stride, bytes; /* of a row as it comes */
 	enum fmt convert; /* FMT_N = as it is, else decode from this */
+	int64_t first, n; /* the rows, of a weight kept as panels */
 };
+
+/* Panels [begin, end), counted from the one with the first row; dst is the plane's start. */
+static void upload_panels(void *arg, int64_t begin, int64_t end, int32_t worker)
+{
+	const struct upload_job *j = arg;
+	const int64_t lanes = j->t->layout, panel = j->first / lanes, last = j->first + j->n;
+	const int64_t from = begin ? (panel + begin) * lanes : j->first;
+	const int64_t to = (panel + end) * lanes < last ? (panel + end) * lanes : last;
+
+	panel_pack(&j->dev->isa, j->dst, fmt_of(j->t->dtype), j->t->rows, j->t->cols, from, to - from,
+		j->src + (from - j->first) * j->src_stride, j->src_stride);
+}
 
 static void upload_rows(void *arg, int64_t begin, int64_t end, int32_t worker)
 {
@@ -225,16 +264,17 @@ static int upload(struct nvllm_device *dev, const struct nvllm_tensor *t, int32_
 {
 	const struct nvllm_host *host = dev->host;
 	const int64_t bytes = nvllm_row_bytes(src_dtype, t->cols);
-	struct upload_job j = { dev, t, src, NULL, src_stride, bytes, FMT_N };
+	struct upload_job j = { dev, t, src, NULL, src_stride, bytes, FMT_N, row, n };
 
 	if (src_dtype != t->dtype)
 		j.convert = t->dtype == NVLLM_F32 ? fmt_of(src_dtype) : FMT_N;
-	if (src_dtype != t->dtype && j.convert == FMT_N)
+	if (src_dtype != t->dtype && (j.convert == FMT_N || t->layout))
 		return host->fail(host, NVLLM_ENOTSUP,
 			"cannot turn type number %d into %d at upload",
 			src_dtype, t->dtype);
 	if (plane < 0 || plane >= (t->planes > 0 ? t->planes : 1) || row < 0 || n < 0 ||
 			row > t->rows || n > t->rows - row || bytes < 0 ||
+			(t->layout && t->layout != dev->isa.lanes) ||
 			(n > 1 && src_stride < bytes))
 		return host->fail(host, NVLLM_EINVAL,
 			"upload of rows %lld to %lld of plane %d, %lld "
@@ -243,7 +283,13 @@ static int upload(struct nvllm_device *dev, const struct nvllm_tensor *t, int32_
 			(long long)t->cols);
 	if (n == 0 || t->cols == 0)
 		return NVLLM_OK;
-	j.dst = (char *)t->data + plane * t->plane_stride + row * t->stride;
+	j.dst = (char *)t->data + plane * t->plane_stride;
+	if (t->layout) {
+		run_rows(dev, (row + n - 1) / t->layout - row / t->layout + 1, bytes * t->layout,
+			upload_panels, &j);
+		return NVLLM_OK;
+	}
+	j.dst += row * t->stride;
 	run_rows(dev, n, bytes, upload_rows, &j);
 	return NVLLM_OK;
 }
@@ -275,7 +321,7 @@ static const struct nvllm_component cpu = {
 	.size = sizeof(cpu),
 	.kind = NVLLM_KIND_DEVICE,
 	.name = "cpu",
-	.summary = "x86-64 processors: plain C, AVX2, AVX-512, VNNI",
+	.summary = "x86-64 processors: plain C, AVX2, AVX-512, VNNI, AMX",
 	.vt = &vt,
 	.options = options,
 	.conf_size = sizeof(struct conf),

@@ -65,6 +65,20 @@ struct embed_job {
 	float scale;
 };
 
+/* Row t of the table as float, through the worker's scratch where it lies in a panel. */
+static void table_row(const struct embed_job *j, float *y, int64_t t, int32_t worker)
+{
+	const struct nvllm_device *dev = j->dev;
+	const int64_t lanes = j->table->layout, cols = j->y->cols;
+	const char *row = (const char *)j->table->data + t * j->table->stride;
+
+	if (lanes)
+		panel_decode(&dev->isa, y, j->fmt, t % lanes, row - t % lanes * j->table->stride, cols,
+			dev->scratch + worker * scratch_bytes(dev->max_cols));
+	else
+		dev->isa.decode[j->fmt](y, row, cols);
+}
+
 static void embed_rows(void *arg, int64_t begin, int64_t end, int32_t worker)
 {
 	const struct embed_job *j = arg;
@@ -80,8 +94,7 @@ static void embed_rows(void *arg, int64_t begin, int64_t end, int32_t worker)
 			continue;
 		}
 		t -= j->first;
-		j->dev->isa.decode[j->fmt](y, (char *)j->table->data + t * j->table->stride,
-			j->y->cols);
+		table_row(j, y, t, worker);
 		for (int64_t k = 0; k < j->y->cols && j->scale != 1; k++)
 			y[k] *= j->scale;
 	}
@@ -96,7 +109,8 @@ static int embed(struct nvllm_device *dev, nvllm_stream stream, struct nvllm_ten
 
 	if (err)
 		return err;
-	if (j.fmt == FMT_N || table.layout != 0 || bytes < 0 || table.stride < bytes ||
+	if (j.fmt == FMT_N || (table.layout != 0 && table.layout != dev->isa.lanes) ||
+			(table.layout && table.cols > dev->max_cols) || bytes < 0 || table.stride < bytes ||
 			table.rows < 0 || (table.rows && !table.data))
 		return dev->host->fail(dev->host, NVLLM_ENOTSUP,
 			"embed: no table of type number %d, "

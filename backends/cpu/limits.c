@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* limits.c - how many cores and how much memory the system lets this process use:
- * its affinity mask, and the limits of its control groups, version 2 or 1, from its
- * own group up to the root that is visible. */
+/* limits.c - how many cores (not hardware threads) and how much memory the system lets
+ * this process use: its affinity mask, and the limits of its control groups, version 2 or
+ * 1, from its own group up to the root that is visible. */
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -149,13 +149,40 @@ static int64_t min_known(int64_t a, int64_t b)
 	return b >= 0 && b < a ? b : a;
 }
 
+/* The lowest CPU of the core that this one is a hardware thread of; itself where that is not
+ * known. */
+static int core_of(int cpu)
+{
+	char path[128], line[128], *end;
+	long first;
+
+	snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
+	if (!read_line(path, line, sizeof(line)))
+		return cpu;
+	first = strtol(line, &end, 10); /* "0,64" or "0-1" */
+	return end == line || first < 0 || first > cpu ? cpu : (int)first;
+}
+
+/* Cores among the CPUs of the set: a second hardware thread of one has nothing to multiply with
+ * that the first does not use. */
+static int64_t whole_cores(const cpu_set_t *set)
+{
+	cpu_set_t cores;
+
+	CPU_ZERO(&cores);
+	for (int i = 0; i < CPU_SETSIZE; i++)
+		if (CPU_ISSET(i, set))
+			CPU_SET(core_of(i), &cores);
+	return CPU_COUNT(&cores);
+}
+
 int32_t limits_cores(void)
 {
 	cpu_set_t set;
 	int64_t n = 1;
 
 	if (sched_getaffinity(0, sizeof(set), &set) == 0)
-		n = CPU_COUNT(&set);
+		n = whole_cores(&set);
 	n = min_known(n, least("", cores_v2));
 	n = min_known(n, least("cpu", cores_v1));
 	return n < 1 ? 1 : (int32_t)n;

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* linear.c - how a product is cut up: activations in blocks of X_ROWS rows, weights in
- * panels of a few rows, and a panel is what a thread takes at a time. A panel is read
- * from memory once for a whole block of activations.
+/* linear.c - y = x wT: which product, in what tiles, on which threads.
  *
- * A block-quantised weight is multiplied with activations rounded to 16 or 8 bits (once
- * a call, into xq) or, with activations = f32, decoded a panel at a time and multiplied
- * in f32, as the 16-bit floats always are. */
+ * Rows of x are taken in blocks of at most X_ROWS, rows of w in groups of panels, which are
+ * what a thread takes at a time. A panel is read from memory once for a whole block of x.
+ *
+ * The product depends on the CPU, the device's setting and the weight's form, never on the
+ * number of rows. Where the setting has none for a form, the form is multiplied in f32, as it
+ * is or decoded a panel at a time. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,34 +17,65 @@ struct job {
 	struct nvllm_tensor y, x, w;  /* y and x: this block's rows */
 	const float *bias;            /* [w.rows] or NULL */
 	uint32_t flags;
-	enum fmt fmt;
-	/* Rounds a row of x to xq; NULL = x is multiplied as it is. */
+	enum fmt fmt, panel_fmt;      /* as stored, and as multiplied: the same or F32 */
+	/* Brings a row of x to its form in xq; NULL = x is multiplied as it is. */
 	void (*round)(void *y, const float *x, int64_t cols);
 	void (*mul)(const struct product *);
-	int64_t xq_bytes;              /* of a row there */
-	int64_t panel_rows, row_bytes; /* of the weight */
+	int64_t xq_bytes;             /* of a row there */
+	int64_t x_rows;               /* of a block */
+	int64_t panel_bytes;
 };
 
-static int64_t xq_row_bytes(enum activations act, int64_t cols)
+/* A row of activations in their form. */
+static int64_t xq_row_bytes(enum act act, int64_t cols)
 {
-	return cols / QK * (int64_t)(act == ACT_Q16 ? sizeof(struct q16_block)
-		: sizeof(struct q8_block));
+	switch (act) {
+	case ACT_Q8: return whole_blocks(cols) / QK * (int64_t)sizeof(struct q8_block);
+	case ACT_Q16: return whole_blocks(cols) / QK * (int64_t)sizeof(struct q16_block);
+	case ACT_BF16: return whole_blocks(cols) * 2;
+	default: return cols * (int64_t)sizeof(float);
+	}
 }
 
-/* What the device's setting and the weight's form come to. */
+/* bf16 products go through a panel so fast that its decoding would show. */
+static int64_t block_rows(enum act act)
+{
+	return act == ACT_BF16 ? X_ROWS : 64;
+}
+
+/* The product that there is for the device's activations and the form: *act becomes ACT_F32
+ * and the result FMT_F32 where there is none. */
+static enum fmt product_of(const struct nvllm_device *dev, enum fmt fmt, enum act *act)
+{
+	*act = dev->activations;
+	if (dev->isa.mul[*act][fmt])
+		return fmt;
+	if (*act == ACT_BF16 && dev->isa.mul[*act][FMT_F32])
+		return FMT_F32;
+	*act = ACT_F32;
+	return dev->isa.mul[ACT_F32][fmt] ? fmt : FMT_F32;
+}
+
+bool linear_panels(const struct nvllm_device *dev, enum fmt fmt)
+{
+	enum act act;
+
+	return dev->repack && product_of(dev, fmt, &act) == fmt;
+}
+
 static void choose(struct job *j)
 {
 	const struct isa *isa = &j->dev->isa;
-	const bool q16 = j->dev->activations == ACT_Q16;
+	enum act act;
 
-	j->mul = isa->mul_f32;
-	j->panel_rows = isa->rows_f32;
-	if (j->dev->activations == ACT_F32 || !isa->mul_q8[j->fmt])
-		return;
-	j->round = q16 ? isa->to_q16[j->fmt] : isa->to_q8[j->fmt];
-	j->mul = q16 ? isa->mul_q16[j->fmt] : isa->mul_q8[j->fmt];
-	j->xq_bytes = xq_row_bytes(j->dev->activations, j->x.cols);
-	j->panel_rows = isa->rows_q8;
+	j->panel_fmt = product_of(j->dev, j->fmt, &act);
+	j->round = isa->round[act][j->panel_fmt];
+	if (j->dev->activations == ACT_BF16 && act == ACT_F32)
+		j->round = round_bf16;
+	j->mul = isa->mul[act][j->panel_fmt];
+	j->xq_bytes = xq_row_bytes(act, j->x.cols);
+	j->x_rows = block_rows(act);
+	j->panel_bytes = panel_bytes(j->panel_fmt, isa->lanes, j->x.cols);
 }
 
 static void round_rows(void *arg, int64_t begin, int64_t end, int32_t worker)
@@ -60,7 +92,7 @@ static void round_rows(void *arg, int64_t begin, int64_t end, int32_t worker)
  * before anything is written. */
 static inline void finish_row(float *y, const float *out, const float *bias, bool add, int64_t n)
 {
-	float v[PANEL_MAX];
+	float v[GROUP];
 
 	for (int64_t k = 0; k < n; k++)
 		v[k] = bias ? out[k] + bias[k] : out[k];
@@ -75,11 +107,11 @@ static void finish(const struct job *j, const float *out, int64_t first, int64_t
 	const float *bias = j->bias ? j->bias + first : NULL;
 	const bool add = j->flags & NVLLM_LINEAR_ADD;
 
-	for (int64_t i = 0; i < j->x.rows; i++, out += PANEL_MAX) {
+	for (int64_t i = 0; i < j->x.rows; i++, out += GROUP) {
 		float *y = (float *)((char *)j->y.data + i * j->y.stride) + first;
 
-		if (n == PANEL_MAX && !bias)
-			finish_row(y, out, NULL, add, PANEL_MAX);
+		if (n == GROUP && !bias)
+			finish_row(y, out, NULL, add, GROUP);
 		else
 			finish_row(y, out, bias, add, n);
 	}
@@ -92,61 +124,65 @@ static void prefetch(const char *row, int64_t bytes)
 		__builtin_prefetch(row + i);
 }
 
-/* Rows of the weight as float: its own memory, or decoded into the worker's scratch. */
-static void as_float(const struct job *j, struct product *p)
+/* One panel of a weight that is kept in rows, in the worker's scratch. */
+static const char *make_panel(const struct job *j, int64_t panel, char *scratch)
 {
-	const int64_t bytes = p->cols * (int64_t)sizeof(float);
+	const struct isa *isa = &j->dev->isa;
+	const int64_t lanes = isa->lanes, first = panel * lanes, cols = j->x.cols;
+	const int64_t n = j->w.rows - first < lanes ? j->w.rows - first : lanes;
+	const int64_t bytes = cols * (int64_t)sizeof(float);
+	const char *rows = (const char *)j->w.data + first * j->w.stride;
+	char *decoded = scratch + part_bytes(cols);
 
-	if (j->fmt == FMT_F32)
-		return;
-	for (int64_t i = 0; i < p->n_w; i++) {
-		const char *row = p->w + i * p->w_stride;
-
-		prefetch(row + j->panel_rows * p->w_stride, j->row_bytes);
-		j->dev->isa.decode[j->fmt]((float *)(p->panel + i * bytes), row, p->cols);
-	}
-	p->w = p->panel;
-	p->w_stride = bytes;
+	for (int64_t i = 0; i < n; i++)
+		prefetch(rows + (lanes + i) * j->w.stride, j->w.stride);
+	for (int64_t i = 0; i < n && j->panel_fmt != j->fmt; i++)
+		isa->decode[j->fmt]((float *)(decoded + i * bytes), rows + i * j->w.stride, cols);
+	if (j->panel_fmt != j->fmt)
+		panel_pack(isa, scratch, j->panel_fmt, n, cols, 0, n, decoded, bytes);
+	else
+		panel_pack(isa, scratch, j->panel_fmt, n, cols, 0, n, rows, j->w.stride);
+	return scratch;
 }
 
-static void mul_one(const struct job *j, float *out, int64_t panel, int32_t worker)
+/* n panels from one on; of a weight kept in rows, one. */
+static void mul_some(const struct job *j, float *out, int64_t panel, int64_t n, char *scratch)
 {
-	struct nvllm_device *dev = j->dev;
-	const int64_t first = panel * j->panel_rows, left = j->w.rows - first;
+	const struct nvllm_device *dev = j->dev;
 	struct product p = {
 		.out = out,
 		.x = j->round ? dev->xq : j->x.data,
-		.w = (const char *)j->w.data + first * j->w.stride,
+		.w = j->w.layout ? (const char *)j->w.data + panel * j->panel_bytes
+			: make_panel(j, panel, scratch),
 		.x_stride = j->round ? j->xq_bytes : j->x.stride,
-		.w_stride = j->w.stride,
+		.panel_bytes = j->panel_bytes,
 		.n_x = j->x.rows,
-		.n_w = left < j->panel_rows ? left : j->panel_rows,
+		.n_w = n,
+		.lanes = dev->isa.lanes,
 		.cols = j->x.cols,
-		.panel = dev->panels + worker * panel_bytes(dev->max_cols),
+		.scratch = scratch + part_bytes(j->x.cols),
 	};
 
-	if (!j->round)
-		as_float(j, &p);
 	j->mul(&p);
 }
 
-/* Panels to the width of PANEL_MAX side by side: a cache line of y, which lies far from
- * the row above's, is then written once. */
+/* Panels to the width of GROUP side by side: a cache line of y, which lies far from the row
+ * above's, is then written once. */
 static void mul_panels(void *arg, int64_t begin, int64_t end, int32_t worker)
 {
 	const struct job *j = arg;
-	const int64_t group = PANEL_MAX / j->panel_rows;
-	_Alignas(64) float out[X_ROWS * PANEL_MAX];
+	const int64_t lanes = j->dev->isa.lanes, group = GROUP / lanes, each = j->w.layout ? group : 1;
+	char *scratch = j->dev->scratch + worker * scratch_bytes(j->dev->max_cols);
+	_Alignas(64) float out[X_ROWS * GROUP];
 
 	for (int64_t panel = begin; panel < end; panel += group) {
 		const int64_t stop = end - panel < group ? end : panel + group;
-		const int64_t first = panel * j->panel_rows;
-		int64_t last = stop * j->panel_rows;
+		int64_t last = stop * lanes;
 
-		for (int64_t i = panel; i < stop; i++)
-			mul_one(j, out + (i - panel) * j->panel_rows, i, worker);
+		for (int64_t i = panel; i < stop; i += each)
+			mul_some(j, out + (i - panel) * lanes, i, each < stop - i ? each : stop - i, scratch);
 		last = last < j->w.rows ? last : j->w.rows;
-		finish(j, out, first, last - first);
+		finish(j, out, panel * lanes, last - panel * lanes);
 	}
 }
 
@@ -170,13 +206,13 @@ static int check(struct nvllm_device *dev, const struct nvllm_tensor *y,
 	const struct nvllm_tensor *x, const struct nvllm_tensor *w, const struct nvllm_tensor *bias)
 {
 	const struct nvllm_host *host = dev->host;
-	int64_t row = nvllm_row_bytes(w->dtype, w->cols);
+	const int64_t row = nvllm_row_bytes(w->dtype, w->cols);
 	int err;
 
 	if ((err = check_f32(dev, y, "linear: y")) || (err = check_f32(dev, x, "linear: x")) ||
 			(bias && (err = check_f32(dev, bias, "linear: bias"))))
 		return err;
-	if (fmt_of(w->dtype) == FMT_N || w->layout != 0)
+	if (fmt_of(w->dtype) == FMT_N || (w->layout != 0 && w->layout != dev->isa.lanes))
 		return host->fail(host, NVLLM_ENOTSUP, "linear: no product with a weight of type "
 			"number %d, layout %d: weights must pass through store() and upload()",
 			w->dtype, w->layout);
@@ -217,22 +253,21 @@ int linear(struct nvllm_device *dev, nvllm_stream stream, struct nvllm_tensor y,
 		return NVLLM_OK;
 	}
 	choose(&j);
-	j.row_bytes = nvllm_row_bytes(w.dtype, w.cols);
-	n_panels = (w.rows + j.panel_rows - 1) / j.panel_rows;
-	for (int64_t row = 0; row < x.rows; row += X_ROWS) {
-		j.x.rows = x.rows - row < X_ROWS ? x.rows - row : X_ROWS;
+	n_panels = (w.rows + dev->isa.lanes - 1) / dev->isa.lanes;
+	for (int64_t row = 0; row < x.rows; row += j.x_rows) {
+		j.x.rows = x.rows - row < j.x_rows ? x.rows - row : j.x_rows;
 		j.x.data = (char *)x.data + row * x.stride;
 		j.y.data = (char *)y.data + row * y.stride;
 		if (j.round)
 			run_rows(dev, j.x.rows, 4 * x.cols, round_rows, &j);
-		run_rows(dev, n_panels, (j.x.rows + 2) * j.panel_rows * x.cols / 4, mul_panels, &j);
+		run_rows(dev, n_panels, (j.x.rows + 2) * dev->isa.lanes * x.cols / 4, mul_panels, &j);
 	}
 	return NVLLM_OK;
 }
 
 int linear_reserve(struct nvllm_device *dev, int64_t cols)
 {
-	char *xq, *panels;
+	char *xq, *scratch;
 
 	if (cols <= dev->max_cols)
 		return NVLLM_OK;
@@ -240,19 +275,21 @@ int linear_reserve(struct nvllm_device *dev, int64_t cols)
 		return dev->host->fail(dev->host, NVLLM_ENOTSUP,
 			"a weight row of %lld elements is longer than this device takes (2^28)",
 			(long long)cols);
-	xq = aligned_alloc(64, (size_t)(xq_row_bytes(ACT_Q16, cols + QK) * X_ROWS + 63) / 64 * 64);
-	panels = aligned_alloc(64, (size_t)(panel_bytes(cols) * dev->n_workers));
-	if (!xq || !panels) {
+	/* bf16 may have to make do with f32 (choose()) */
+	xq = aligned_alloc(64, (size_t)(xq_row_bytes(dev->activations, cols) *
+		block_rows(dev->activations) + 63) / 64 * 64);
+	scratch = aligned_alloc(64, (size_t)(scratch_bytes(cols) * dev->n_workers));
+	if (!xq || !scratch) {
 		free(xq);
-		free(panels);
+		free(scratch);
 		return dev->host->fail(dev->host, NVLLM_ENOMEM,
 			"no memory for the scratch of products with rows of %lld elements",
 			(long long)cols);
 	}
 	free(dev->xq);
-	free(dev->panels);
+	free(dev->scratch);
 	dev->xq = xq;
-	dev->panels = panels;
+	dev->scratch = scratch;
 	dev->max_cols = cols;
 	return NVLLM_OK;
 }

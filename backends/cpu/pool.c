@@ -4,13 +4,18 @@
  * A job is a range handed out in chunks by one atomic counter. Nobody waits for a
  * thread that has not begun: when the chunks are gone the caller closes the job and
  * waits only for those who joined, so a thread that a busy neighbour keeps off its
- * core costs its own chunk and no more. Waiting is a bounded spin, then a futex. */
+ * core costs its own chunk and no more. Waiting is a bounded spin, then a futex.
+ *
+ * A thread that loses its core in the middle of a chunk makes the caller wait for a time slice
+ * of the system, milliseconds. Where that happens another process wants this core, and the
+ * caller goes on alone for so long that such waits cost a few parts in a hundred. */
 #include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cpu.h"
@@ -20,6 +25,10 @@
 #define WAITER  0x40000000u /* the caller sleeps until the last one leaves */
 #define JOINED  0x0000ffffu
 #define SPINS   2000        /* pauses before sleeping: some 20 to 80 microseconds */
+#define LATE    200000      /* a wait, ns, beyond LATE_CHUNKS chunks: that thread was stopped */
+#define LATE_CHUNKS 3
+#define ALONE   20          /* how many times as long as the wait the caller goes on alone, */
+#define ALONE_MAX 500000000 /* and ns at most */
 
 struct worker {
 	struct pool *pool;
@@ -35,6 +44,7 @@ struct pool {
 	void (*fn)(void *arg, int64_t begin, int64_t end, int32_t worker);
 	void *arg;
 	int64_t n, grain;
+	int64_t alone_until;      /* ns; the caller's own */
 	_Alignas(64) atomic_llong next;  /* first index not handed out */
 	_Alignas(64) atomic_uint state;
 	_Alignas(64) atomic_uint seq;    /* counts jobs; threads sleep on it */
@@ -61,13 +71,23 @@ static void futex_wake(atomic_uint *word, int n)
 	syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
 }
 
-static void take_chunks(struct pool *p, int32_t id)
+static int64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* How many it took. */
+static int64_t take_chunks(struct pool *p, int32_t id)
 {
 	const int64_t n = p->n, grain = p->grain;
-	int64_t begin;
+	int64_t begin, taken = 0;
 
-	while ((begin = atomic_fetch_add_explicit(&p->next, grain, memory_order_relaxed)) < n)
+	for (; (begin = atomic_fetch_add_explicit(&p->next, grain, memory_order_relaxed)) < n; taken++)
 		p->fn(p->arg, begin, n - begin < grain ? n : begin + grain, id);
+	return taken;
 }
 
 /* True if there is an open job, which then cannot end without this thread. */
@@ -125,9 +145,20 @@ static void *worker_main(void *arg)
 	return NULL;
 }
 
-/* Nobody joins any more; returns when all who did have left. */
-static void close_job(struct pool *p)
+/* The caller had done its part, begun at `start`, and then waited since `idle`. */
+static void note_wait(struct pool *p, int64_t start, int64_t idle, int64_t taken)
 {
+	const int64_t now = now_ns(), wait = now - idle;
+	const int64_t alone = wait < ALONE_MAX / ALONE ? wait * ALONE : ALONE_MAX;
+
+	if (taken > 0 && wait > LATE + LATE_CHUNKS * (idle - start) / taken)
+		p->alone_until = now + alone;
+}
+
+/* Nobody joins any more; returns when all who did have left, true if the caller had to sleep. */
+static bool close_job(struct pool *p)
+{
+	bool slept = false;
 	unsigned s = atomic_fetch_and_explicit(&p->state, ~OPEN, memory_order_acquire) & ~OPEN;
 
 	for (int i = 0; (s & JOINED) && i < SPINS; i++) {
@@ -139,8 +170,10 @@ static void close_job(struct pool *p)
 				memory_order_acquire, memory_order_acquire))
 			futex_wait(&p->state, s | WAITER);
 		s = atomic_load_explicit(&p->state, memory_order_acquire);
+		slept = true;
 	}
 	atomic_store_explicit(&p->state, 0, memory_order_relaxed);
+	return slept;
 }
 
 static void announce(struct pool *p, int64_t chunks)
@@ -156,14 +189,15 @@ static void announce(struct pool *p, int64_t chunks)
 void pool_run(struct pool *p, int64_t n, int64_t grain,
 	void (*fn)(void *arg, int64_t begin, int64_t end, int32_t worker), void *arg)
 {
-	int64_t chunks;
+	int64_t chunks, start, idle, taken;
 
 	if (n <= 0)
 		return;
 	if (grain < 1)
 		grain = 1;
 	chunks = n / grain + (n % grain != 0);
-	if (p->n_threads == 0 || chunks == 1) {
+	start = p->n_threads && chunks > 1 ? now_ns() : 0;
+	if (p->n_threads == 0 || chunks == 1 || start < p->alone_until) {
 		for (int64_t i = 0; i < n; i += grain)
 			fn(arg, i, n - i < grain ? n : i + grain, 0);
 		return;
@@ -172,8 +206,10 @@ void pool_run(struct pool *p, int64_t n, int64_t grain,
 	atomic_store_explicit(&p->next, 0, memory_order_relaxed);
 	atomic_store_explicit(&p->state, OPEN, memory_order_release);
 	announce(p, chunks);
-	take_chunks(p, 0);
-	close_job(p);
+	taken = take_chunks(p, 0);
+	idle = now_ns();
+	if (close_job(p))
+		note_wait(p, start, idle, taken);
 }
 
 static int start_threads(struct pool *p)

@@ -255,3 +255,31 @@ void to_words(void *blocks, const float *x, int64_t cols)
 			y->word[i] = (int16_t)q[PAIR(i)];
 	}
 }
+
+/* To nearest, ties to even; an infinity and a NaN stay one. */
+static uint16_t bf16_of(float x)
+{
+	uint32_t u;
+
+	memcpy(&u, &x, sizeof(u));
+	if ((u & 0x7fffffff) > 0x7f800000)
+		return (uint16_t)(u >> 16 | 0x40);
+	return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+void to_bf16(void *row, const float *x, int64_t cols)
+{
+	uint16_t *y = row;
+
+	for (int64_t i = 0; i < whole_blocks(cols); i++)
+		y[i] = i < cols ? bf16_of(x[i]) : 0;
+}
+
+void round_bf16(void *row, const float *x, int64_t cols)
+{
+	for (int64_t i = 0; i < cols; i++) {
+		const uint32_t u = (uint32_t)bf16_of(x[i]) << 16;
+
+		memcpy((float *)row + i, &u, sizeof(u));
+	}
+}

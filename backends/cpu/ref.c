@@ -2,9 +2,10 @@
 /* ref.c - every routine of struct isa in plain C: what the faster ones are checked
  * against, and what runs on a processor without them.
  *
- * Sums are kept in LANES partial sums, folded in one fixed order: element i goes to
+ * But for products, sums are kept in LANES partial sums, folded in one fixed order: element i goes to
  * lane i % LANES, as a vector register would have it. */
 #include <math.h>
+#include <string.h>
 
 #include "cpu.h"
 
@@ -15,176 +16,235 @@ static float fold(const float *s)
 	return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
 }
 
-static float dot(const float *x, const float *w, int64_t n)
-{
-	float s[LANES] = { 0 };
-	int64_t i = 0;
+/* ---- products: see "panels" in cpu.h ---- */
 
-	for (; i + LANES <= n; i += LANES)
-		for (int l = 0; l < LANES; l++)
-			s[l] += x[i + l] * w[i + l];
-	for (int l = 0; i + l < n; l++)
-		s[l] += x[i + l] * w[i + l];
-	return fold(s);
+static float bf16_at(const char *p)
+{
+	uint16_t h;
+	uint32_t u;
+	float f;
+
+	memcpy(&h, p, sizeof(h));
+	u = (uint32_t)h << 16;
+	memcpy(&f, &u, sizeof(f));
+	return f;
+}
+
+static float float_at(const char *p)
+{
+	float f;
+
+	memcpy(&f, p, sizeof(f));
+	return f;
+}
+
+/* Column k of lane r. */
+static float element(const char *panel, enum fmt fmt, int64_t lanes, int64_t r, int64_t k)
+{
+	if (fmt == FMT_F32)
+		return float_at(panel + 4 * (k * lanes + r));
+	panel += 4 * (k / 2 * lanes + r) + 2 * (k % 2);
+	return fmt == FMT_F16 ? load_half(panel) : bf16_at(panel);
+}
+
+static void mul_float(const struct product *p, enum fmt fmt)
+{
+	for (int64_t i = 0; i < p->n_x; i++)
+		for (int64_t j = 0; j < p->n_w * p->lanes; j++) {
+			const char *panel = p->w + j / p->lanes * p->panel_bytes;
+			const float *x = (const float *)(p->x + i * p->x_stride);
+			float sum = 0;
+
+			for (int64_t k = 0; k < p->cols; k++)
+				sum += x[k] * element(panel, fmt, p->lanes, j % p->lanes, k);
+			p->out[i * GROUP + j] = sum;
+		}
 }
 
 static void mul_f32(const struct product *p)
 {
-	for (int64_t i = 0; i < p->n_x; i++)
-		for (int64_t j = 0; j < p->n_w; j++)
-			p->out[i * PANEL_MAX + j] = dot((const float *)(p->x + i * p->x_stride),
-				(const float *)(p->w + j * p->w_stride), p->cols);
+	mul_float(p, FMT_F32);
 }
 
-/* A row of blocks times a row of activation blocks: the products of one block are
- * summed as integers, exactly; the blocks in order. */
-static float dot_q4_0(const void *blocks, const uint8_t *w, int64_t n_blocks)
+static void mul_f16(const struct product *p)
 {
-	const struct q8_block *x = blocks;
-	float sum = 0;
+	mul_float(p, FMT_F16);
+}
 
-	for (int64_t b = 0; b < n_blocks; b++, w += 18) {
-		const float d = half_to_float((uint16_t)(w[0] | w[1] << 8));
-		int32_t dot = 0;
+static void mul_bf16(const struct product *p)
+{
+	mul_float(p, FMT_BF16);
+}
 
-		for (int i = 0; i < QK / 2; i++)
-			dot += x[b].q[i] * ((w[2 + i] & 15) - 8) +
-				x[b].q[i + QK / 2] * ((w[2 + i] >> 4) - 8);
-		sum += d * x[b].d * (float)dot;
+/* Lane r of a block of a panel: its 32 whole numbers, scale and minimum. */
+struct lane_block {
+	int32_t q[QK];
+	float d, m;
+};
+
+static void load_lane(struct lane_block *k, const char *block, enum fmt fmt, int64_t lanes, int64_t r)
+{
+	const int64_t words = fmt == FMT_Q8_0 ? 8 : 4;
+	const char *scales = block + words * 4 * lanes + 2 * r;
+
+	for (int i = 0; i < QK; i++) {
+		const int at = fmt == FMT_Q8_0 ? i : i % 16;
+		const uint8_t v = (uint8_t)block[(at / 4 * lanes + r) * 4 + at % 4];
+
+		k->q[i] = fmt == FMT_Q8_0 ? (int8_t)v : i < 16 ? v & 15 : v >> 4;
 	}
-	return sum;
+	k->d = load_half(scales);
+	k->m = fmt == FMT_Q4_1 ? load_half(scales + 2 * lanes) : fmt == FMT_Q4_0 ? -8 * k->d : 0;
 }
 
-static float dot_q4_1(const void *blocks, const uint8_t *w, int64_t n_blocks)
+static int64_t block_bytes(enum fmt fmt, int64_t lanes)
 {
-	const struct q8_block *x = blocks;
-	float sum = 0;
+	return (fmt == FMT_Q4_0 ? 18 : fmt == FMT_Q4_1 ? 20 : 34) * lanes;
+}
 
-	for (int64_t b = 0; b < n_blocks; b++, w += 20) {
-		const float d = half_to_float((uint16_t)(w[0] | w[1] << 8));
-		const float m = half_to_float((uint16_t)(w[2] | w[3] << 8));
-		int32_t dot = 0;
+/* What a block of activations says of itself: element i, d and s. */
+static int32_t element_of(const char *x, enum act act, enum fmt fmt, int i)
+{
+	const struct q16_block *b = (const struct q16_block *)x;
 
-		for (int i = 0; i < QK / 2; i++)
-			dot += x[b].q[i] * (w[4 + i] & 15) + x[b].q[i + QK / 2] * (w[4 + i] >> 4);
-		sum += d * x[b].d * (float)dot;
-		sum += m * x[b].s;
+	if (act == ACT_Q8)
+		return ((const struct q8_block *)x)->q[i];
+	if (fmt != FMT_Q8_0)
+		return 254 * b->high[i] + b->low[i];
+	return b->word[PAIR(i)]; /* its own inverse */
+}
+
+static float sum_of_block(const char *x, enum act act)
+{
+	return act == ACT_Q8 ? ((const struct q8_block *)x)->s : ((const struct q16_block *)x)->s;
+}
+
+/* The products of one block are summed as integers, exactly (below 127 * 32258 * 32); the
+ * blocks in order. */
+static float add_block(float sum, const struct lane_block *k, const char *x, enum act act, enum fmt fmt)
+{
+	const float d = act == ACT_Q8 ? ((const struct q8_block *)x)->d : ((const struct q16_block *)x)->d;
+	int32_t dot = 0;
+
+	for (int i = 0; i < QK; i++)
+		dot += element_of(x, act, fmt, i) * k->q[i];
+	sum += k->d * d * (float)dot;
+	return fmt == FMT_Q8_0 ? sum : sum + k->m * sum_of_block(x, act);
+}
+
+static void mul_blocks(const struct product *p, enum act act, enum fmt fmt)
+{
+	const int64_t x_bytes = act == ACT_Q8 ? sizeof(struct q8_block) : sizeof(struct q16_block);
+
+	for (int64_t j = 0; j < p->n_w * p->lanes; j++) {
+		const char *panel = p->w + j / p->lanes * p->panel_bytes;
+		float sum[X_ROWS] = { 0 };
+
+		for (int64_t b = 0; b < p->cols / QK; b++) {
+			struct lane_block k;
+
+			load_lane(&k, panel + b * block_bytes(fmt, p->lanes), fmt, p->lanes, j % p->lanes);
+			for (int64_t i = 0; i < p->n_x; i++)
+				sum[i] = add_block(sum[i], &k, p->x + i * p->x_stride + b * x_bytes, act, fmt);
+		}
+		for (int64_t i = 0; i < p->n_x; i++)
+			p->out[i * GROUP + j] = sum[i];
 	}
-	return sum;
 }
 
-static float dot_q8_0(const void *blocks, const uint8_t *w, int64_t n_blocks)
+/* Lane r of block b of Q4_K, Q5_K or Q6_K; half h of the latter has a scale of its own. */
+static void load_k(struct lane_block *k, const char *panel, enum fmt fmt, const struct product *p, int64_t r,
+	int64_t b, int h)
 {
-	const struct q8_block *x = blocks;
-	float sum = 0;
+	const int64_t L = p->lanes, size = panel_k_bytes(fmt), words = fmt == FMT_Q4_K ? 4 : 8;
+	const char *w = panel + b / 8 * size * L, *block = w + b % 8 * words * 4 * L;
+	const char *tail = w + 8 * words * 4 * L + 2 * r, *bytes = w + (size - 16) * L + r;
 
-	for (int64_t b = 0; b < n_blocks; b++, w += 34) {
-		const float d = half_to_float((uint16_t)(w[0] | w[1] << 8));
-		int32_t dot = 0;
+	for (int i = 0; i < QK; i++) {
+		const int at = fmt == FMT_Q4_K ? i % 16 : i;
+		const uint8_t v = (uint8_t)block[(at / 4 * L + r) * 4 + at % 4];
 
-		for (int i = 0; i < QK; i++)
-			dot += x[b].q[i] * (int8_t)w[2 + i];
-		sum += d * x[b].d * (float)dot;
+		k->q[i] = fmt == FMT_Q6_K ? (i / 16 == h ? (int8_t)v : 0) : fmt == FMT_Q5_K ? v : i < 16 ? v & 15 : v >> 4;
 	}
-	return sum;
-}
-
-static int32_t element_of(const struct q16_block *x, int i)
-{
-	return 254 * x->high[i] + x->low[i];
-}
-
-/* The same with finer activations: a block's product is below 127 * 32258 * 32. */
-static float dot_q4_0_q16(const void *blocks, const uint8_t *w, int64_t n_blocks)
-{
-	const struct q16_block *x = blocks;
-	float sum = 0;
-
-	for (int64_t b = 0; b < n_blocks; b++, w += 18) {
-		const float d = half_to_float((uint16_t)(w[0] | w[1] << 8));
-		int32_t dot = 0;
-
-		for (int i = 0; i < QK / 2; i++)
-			dot += element_of(&x[b], i) * ((w[2 + i] & 15) - 8) +
-				element_of(&x[b], i + QK / 2) * ((w[2 + i] >> 4) - 8);
-		sum += d * x[b].d * (float)dot;
+	if (fmt == FMT_Q6_K) {
+		k->d = load_half(tail) * (float)(int8_t)bytes[(b % 8 * 2 + h) * L];
+		k->m = 0;
+	} else {
+		k->d = load_half(tail) * (float)(uint8_t)bytes[b % 8 * L];
+		k->m = -load_half(tail + 2 * L) * (float)(uint8_t)bytes[(8 + b % 8) * L];
 	}
-	return sum;
 }
 
-static float dot_q4_1_q16(const void *blocks, const uint8_t *w, int64_t n_blocks)
+static void mul_k(const struct product *p, enum act act, enum fmt fmt)
 {
-	const struct q16_block *x = blocks;
-	float sum = 0;
+	const int64_t x_bytes = act == ACT_Q8 ? sizeof(struct q8_block) : sizeof(struct q16_block);
+	const enum fmt like = fmt == FMT_Q4_K ? FMT_Q4_1 : FMT_Q8_0; /* of the activations */
 
-	for (int64_t b = 0; b < n_blocks; b++, w += 20) {
-		const float d = half_to_float((uint16_t)(w[0] | w[1] << 8));
-		const float m = half_to_float((uint16_t)(w[2] | w[3] << 8));
-		int32_t dot = 0;
+	for (int64_t j = 0; j < p->n_w * p->lanes; j++) {
+		const char *panel = p->w + j / p->lanes * p->panel_bytes;
+		float sum[X_ROWS] = { 0 };
 
-		for (int i = 0; i < QK / 2; i++)
-			dot += element_of(&x[b], i) * (w[4 + i] & 15) +
-				element_of(&x[b], i + QK / 2) * (w[4 + i] >> 4);
-		sum += d * x[b].d * (float)dot;
-		sum += m * x[b].s;
+		for (int64_t b = 0; b < p->cols / QK; b++)
+			for (int h = 0; h < (fmt == FMT_Q6_K ? 2 : 1); h++) {
+				struct lane_block k;
+
+				load_k(&k, panel, fmt, p, j % p->lanes, b, h);
+				for (int64_t i = 0; i < p->n_x; i++) {
+					const char *x = p->x + i * p->x_stride + b * x_bytes;
+
+					sum[i] = add_block(sum[i], &k, x, act, like);
+					if (fmt == FMT_Q5_K)
+						sum[i] += k.m * sum_of_block(x, act);
+				}
+			}
+		for (int64_t i = 0; i < p->n_x; i++)
+			p->out[i * GROUP + j] = sum[i];
 	}
-	return sum;
 }
 
-static float dot_q8_0_q16(const void *blocks, const uint8_t *w, int64_t n_blocks)
-{
-	const struct q16_block *x = blocks;
-	float sum = 0;
-
-	for (int64_t b = 0; b < n_blocks; b++, w += 34) {
-		const float d = half_to_float((uint16_t)(w[0] | w[1] << 8));
-		int32_t dot = 0;
-
-		for (int i = 0; i < QK; i++)
-			dot += x[b].word[i] * (int8_t)w[2 + PAIR(i)];
-		sum += d * x[b].d * (float)dot;
+#define MUL_K(name, act, fmt) \
+	static void name(const struct product *p) \
+	{ \
+		mul_k(p, act, fmt); \
 	}
-	return sum;
+MUL_K(mul_q4_k_q8, ACT_Q8, FMT_Q4_K)
+MUL_K(mul_q5_k_q8, ACT_Q8, FMT_Q5_K)
+MUL_K(mul_q6_k_q8, ACT_Q8, FMT_Q6_K)
+MUL_K(mul_q4_k_q16, ACT_Q16, FMT_Q4_K)
+MUL_K(mul_q5_k_q16, ACT_Q16, FMT_Q5_K)
+MUL_K(mul_q6_k_q16, ACT_Q16, FMT_Q6_K)
+
+static void mul_q4_0_q8(const struct product *p)
+{
+	mul_blocks(p, ACT_Q8, FMT_Q4_0);
 }
 
-static void mul_rows(const struct product *p,
-	float (*dot_row)(const void *, const uint8_t *, int64_t))
+static void mul_q4_1_q8(const struct product *p)
 {
-	for (int64_t i = 0; i < p->n_x; i++)
-		for (int64_t j = 0; j < p->n_w; j++)
-			p->out[i * PANEL_MAX + j] = dot_row(p->x + i * p->x_stride,
-				(const uint8_t *)(p->w + j * p->w_stride), p->cols / QK);
+	mul_blocks(p, ACT_Q8, FMT_Q4_1);
 }
 
-static void mul_q4_0(const struct product *p)
+static void mul_q8_0_q8(const struct product *p)
 {
-	mul_rows(p, dot_q4_0);
-}
-
-static void mul_q4_1(const struct product *p)
-{
-	mul_rows(p, dot_q4_1);
-}
-
-static void mul_q8_0(const struct product *p)
-{
-	mul_rows(p, dot_q8_0);
+	mul_blocks(p, ACT_Q8, FMT_Q8_0);
 }
 
 static void mul_q4_0_q16(const struct product *p)
 {
-	mul_rows(p, dot_q4_0_q16);
+	mul_blocks(p, ACT_Q16, FMT_Q4_0);
 }
 
 static void mul_q4_1_q16(const struct product *p)
 {
-	mul_rows(p, dot_q4_1_q16);
+	mul_blocks(p, ACT_Q16, FMT_Q4_1);
 }
 
 static void mul_q8_0_q16(const struct product *p)
 {
-	mul_rows(p, dot_q8_0_q16);
+	mul_blocks(p, ACT_Q16, FMT_Q8_0);
 }
+
+/* ---- the rest ---- */
 
 static float sum_of(const float *x, int64_t n, float minus, bool square)
 {
@@ -262,28 +322,19 @@ void isa_scalar(struct isa *isa)
 {
 	*isa = (struct isa){
 		.name = "scalar",
-		.rows_f32 = 4,
-		.rows_q8 = 8,
-		.to_q8 = {
-			[FMT_Q4_0] = to_q8,
-			[FMT_Q4_1] = to_q8,
-			[FMT_Q8_0] = to_q8,
+		.lanes = 8,
+		.round = {
+			[ACT_Q8] = { [FMT_Q4_0] = to_q8, [FMT_Q4_1] = to_q8, [FMT_Q8_0] = to_q8, [FMT_Q4_K] = to_q8,
+				[FMT_Q5_K] = to_q8, [FMT_Q6_K] = to_q8 },
+			[ACT_Q16] = { [FMT_Q4_0] = to_planes, [FMT_Q4_1] = to_planes, [FMT_Q8_0] = to_words,
+				[FMT_Q4_K] = to_planes, [FMT_Q5_K] = to_words, [FMT_Q6_K] = to_words },
 		},
-		.to_q16 = {
-			[FMT_Q4_0] = to_planes,
-			[FMT_Q4_1] = to_planes,
-			[FMT_Q8_0] = to_words,
-		},
-		.mul_f32 = mul_f32,
-		.mul_q8 = {
-			[FMT_Q4_0] = mul_q4_0,
-			[FMT_Q4_1] = mul_q4_1,
-			[FMT_Q8_0] = mul_q8_0,
-		},
-		.mul_q16 = {
-			[FMT_Q4_0] = mul_q4_0_q16,
-			[FMT_Q4_1] = mul_q4_1_q16,
-			[FMT_Q8_0] = mul_q8_0_q16,
+		.mul = {
+			[ACT_F32] = { [FMT_F32] = mul_f32, [FMT_F16] = mul_f16, [FMT_BF16] = mul_bf16 },
+			[ACT_Q8] = { [FMT_Q4_0] = mul_q4_0_q8, [FMT_Q4_1] = mul_q4_1_q8, [FMT_Q8_0] = mul_q8_0_q8,
+				[FMT_Q4_K] = mul_q4_k_q8, [FMT_Q5_K] = mul_q5_k_q8, [FMT_Q6_K] = mul_q6_k_q8 },
+			[ACT_Q16] = { [FMT_Q4_0] = mul_q4_0_q16, [FMT_Q4_1] = mul_q4_1_q16, [FMT_Q8_0] = mul_q8_0_q16,
+				[FMT_Q4_K] = mul_q4_k_q16, [FMT_Q5_K] = mul_q5_k_q16, [FMT_Q6_K] = mul_q6_k_q16 },
 		},
 		.norm = norm_ref,
 		.add = add,

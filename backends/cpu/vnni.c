@@ -1,89 +1,210 @@
 /* SPDX-License-Identifier: MIT */
-/* vnni.c - quantised products by AVX-512 VNNI (Ice Lake, Zen 4 onward): one instruction
- * multiplies four unsigned by four signed bytes, or two pairs of words, and adds them to
- * 32 bits, exactly. */
-#include <immintrin.h>
-#include <string.h>
+/* vnni.c - quantised products by AVX-512 VNNI (Cascade Lake, Zen 4 onward): one instruction
+ * multiplies four unsigned by four signed bytes, or two pairs of words, and adds them to 32
+ * bits, exactly.
+ *
+ * Micro-operations of the vector units for a block of 16 x 32 weights, n + k: n once, k for each
+ * row of activations, scales and minima included. Beside them are loads, one for each part of
+ * the block and for each multiplication by a row.
+ *
+ *         Q8       Q16              Q8       Q16
+ *   Q4_0  15 + 12  15 + 22    Q4_K  18 + 12  18 + 22
+ *   Q4_1  16 + 12  16 + 22    Q5_K   6 + 12  30 + 20
+ *   Q8_0  10 + 12  26 + 19    Q6_K  22 + 22  30 + 22 */
+#include "avx512_panel.h"
 
-#include "avx512.h"
-
-INLINE __m512i dot_q4(const struct block *k, const char *x)
+INLINE void dot_q4(__m512 *s, const char *block, const char *const *x, const int nx, const int h)
 {
-	__m512i s = _mm512_setzero_si512();
+	__m512i n[8];
 
-	for (int g = 0; g < 8; g++)
-		s = _mm512_dpbusd_epi32(s, k->q[g], x4(x, g));
-	return s;
+	zeros(n, nx);
+	UNROLL(8)
+	for (int g = 0; g < 8; g++) {
+		const __m512i w = nibbles(block, g);
+
+		UNROLL(8)
+		for (int a = 0; a < nx; a++)
+			n[a] = _mm512_dpbusd_epi32(n[a], w, x4(x[a], g));
+	}
+	to_float(s, n, nx);
 }
 
-/* 254 * high + low; 254 = 256 - 2. */
-INLINE __m512i dot_q4_planes(const struct block *k, const char *x)
+INLINE void dot_q4_planes(__m512 *s, const char *block, const char *const *x, const int nx, const int h)
 {
-	const __m512i high = dot_q4(k, x), low = dot_q4(k, x + QK);
+	__m512i high[8], low[8];
 
-	return _mm512_add_epi32(low, _mm512_sub_epi32(_mm512_slli_epi32(high, 8),
-		_mm512_slli_epi32(high, 1)));
+	zeros(high, nx), zeros(low, nx);
+	UNROLL(8)
+	for (int g = 0; g < 8; g++) {
+		const __m512i w = nibbles(block, g);
+
+		UNROLL(8)
+		for (int a = 0; a < nx; a++) {
+			high[a] = _mm512_dpbusd_epi32(high[a], w, x4(x[a], g));
+			low[a] = _mm512_dpbusd_epi32(low[a], w, x4(x[a] + QK, g));
+		}
+	}
+	UNROLL(8)
+	for (int a = 0; a < nx; a++)
+		s[a] = of_planes(high[a], low[a]);
 }
 
 /* The weight must be unsigned: (w + 128) x - 128 x, with x's sum known. */
-INLINE __m512i dot_q8(const struct block *k, const char *x)
+INLINE void dot_q8(__m512 *s, const char *block, const char *const *x, const int nx, const int h)
 {
 	const __m512i top = _mm512_set1_epi8((char)0x80);
-	__m512i s = _mm512_set1_epi32(-128 * ((const struct q8_block *)x)->sum);
+	__m512i n[8];
 
-	for (int g = 0; g < 8; g++)
-		s = _mm512_dpbusd_epi32(s, _mm512_xor_si512(k->q[g], top), x4(x, g));
-	return s;
+	UNROLL(8)
+	for (int a = 0; a < nx; a++)
+		n[a] = _mm512_set1_epi32(-128 * ((const struct q8_block *)x[a])->sum);
+	UNROLL(8)
+	for (int g = 0; g < 8; g++) {
+		const __m512i w = _mm512_xor_si512(part(block, g), top);
+
+		UNROLL(8)
+		for (int a = 0; a < nx; a++)
+			n[a] = _mm512_dpbusd_epi32(n[a], w, x4(x[a], g));
+	}
+	to_float(s, n, nx);
 }
 
-INLINE __m512i dot_q8_words(const struct block *k, const char *x)
+/* It is. */
+INLINE void dot_q5(__m512 *s, const char *block, const char *const *x, const int nx, const int h)
 {
-	__m512i s = _mm512_setzero_si512();
+	__m512i n[8];
 
+	zeros(n, nx);
+	UNROLL(8)
 	for (int g = 0; g < 8; g++) {
-		s = _mm512_dpwssd_epi32(s, even_bytes(k->q[g]), x4(x, 2 * g));
-		s = _mm512_dpwssd_epi32(s, odd_bytes(k->q[g]), x4(x, 2 * g + 1));
+		const __m512i w = part(block, g);
+
+		UNROLL(8)
+		for (int a = 0; a < nx; a++)
+			n[a] = _mm512_dpbusd_epi32(n[a], w, x4(x[a], g));
 	}
-	return s;
+	to_float(s, n, nx);
+}
+
+/* The sum of half a block of x is not known: |w| times x with w's sign. */
+INLINE void dot_q6(__m512 *s, const char *block, const char *const *x, const int nx, const int h)
+{
+	__m512i n[8];
+
+	zeros(n, nx);
+	UNROLL(4)
+	for (int g = 4 * h; g < 4 * h + 4; g++) {
+		const __m512i w = part(block, g), size = _mm512_abs_epi8(w);
+		const __mmask64 below = _mm512_movepi8_mask(w);
+
+		UNROLL(8)
+		for (int a = 0; a < nx; a++)
+			n[a] = _mm512_dpbusd_epi32(n[a], size, with_sign(x4(x[a], g), below));
+	}
+	to_float(s, n, nx);
+}
+
+/* Words [2g, 2 end) of x. */
+INLINE void dot_words_of(__m512 *s, const char *block, const char *const *x, const int nx, int g,
+	const int end)
+{
+	__m512i n[8];
+
+	zeros(n, nx);
+	UNROLL(16)
+	for (; g < end; g++) {
+		const __m512i w = words(block, g);
+
+		UNROLL(8)
+		for (int a = 0; a < nx; a++)
+			n[a] = _mm512_dpwssd_epi32(n[a], w, x4(x[a], g));
+	}
+	to_float(s, n, nx);
+}
+
+INLINE void dot_words(__m512 *s, const char *block, const char *const *x, const int nx, const int h)
+{
+	dot_words_of(s, block, x, nx, 0, 16);
+}
+
+INLINE void dot_q6_words(__m512 *s, const char *block, const char *const *x, const int nx, const int h)
+{
+	dot_words_of(s, block, x, nx, 8 * h, 8 * h + 8);
 }
 
 static void q4_0_q8(const struct product *p)
 {
-	mul_panel(p, FORM_Q8(18, true, load_q4_0, dot_q4));
+	mul_panels(p, Q4_0(Q8, dot_q4));
 }
 
 static void q4_1_q8(const struct product *p)
 {
-	mul_panel(p, FORM_Q8(20, true, load_q4_1, dot_q4));
+	mul_panels(p, Q4_1(Q8, dot_q4));
 }
 
 static void q8_0_q8(const struct product *p)
 {
-	mul_panel(p, FORM_Q8(34, false, load_q8_0, dot_q8));
+	mul_panels(p, Q8_0(Q8, dot_q8));
+}
+
+static void q4_k_q8(const struct product *p)
+{
+	mul_panels(p, Q4_K(Q8, dot_q4));
+}
+
+static void q5_k_q8(const struct product *p)
+{
+	mul_panels(p, Q5_K(Q8, dot_q5));
+}
+
+static void q6_k_q8(const struct product *p)
+{
+	mul_panels(p, Q6_K(Q8, dot_q6));
 }
 
 static void q4_0_q16(const struct product *p)
 {
-	mul_panel(p, FORM_Q16(18, true, load_q4_0, dot_q4_planes));
+	mul_panels(p, Q4_0(Q16, dot_q4_planes));
 }
 
 static void q4_1_q16(const struct product *p)
 {
-	mul_panel(p, FORM_Q16(20, true, load_q4_1, dot_q4_planes));
+	mul_panels(p, Q4_1(Q16, dot_q4_planes));
 }
 
 static void q8_0_q16(const struct product *p)
 {
-	mul_panel(p, FORM_Q16(34, false, load_q8_0, dot_q8_words));
+	mul_panels(p, Q8_0(Q16, dot_words));
+}
+
+static void q4_k_q16(const struct product *p)
+{
+	mul_panels(p, Q4_K(Q16, dot_q4_planes));
+}
+
+static void q5_k_q16(const struct product *p)
+{
+	mul_panels(p, Q5_K(Q16, dot_words));
+}
+
+static void q6_k_q16(const struct product *p)
+{
+	mul_panels(p, Q6_K(Q16, dot_q6_words));
 }
 
 void isa_vnni(struct isa *isa)
 {
 	isa->name = "avx512 f bw dq vl vnni";
-	isa->mul_q8[FMT_Q4_0] = q4_0_q8;
-	isa->mul_q8[FMT_Q4_1] = q4_1_q8;
-	isa->mul_q8[FMT_Q8_0] = q8_0_q8;
-	isa->mul_q16[FMT_Q4_0] = q4_0_q16;
-	isa->mul_q16[FMT_Q4_1] = q4_1_q16;
-	isa->mul_q16[FMT_Q8_0] = q8_0_q16;
+	isa->mul[ACT_Q8][FMT_Q4_0] = q4_0_q8;
+	isa->mul[ACT_Q8][FMT_Q4_1] = q4_1_q8;
+	isa->mul[ACT_Q8][FMT_Q8_0] = q8_0_q8;
+	isa->mul[ACT_Q8][FMT_Q4_K] = q4_k_q8;
+	isa->mul[ACT_Q8][FMT_Q5_K] = q5_k_q8;
+	isa->mul[ACT_Q8][FMT_Q6_K] = q6_k_q8;
+	isa->mul[ACT_Q16][FMT_Q4_0] = q4_0_q16;
+	isa->mul[ACT_Q16][FMT_Q4_1] = q4_1_q16;
+	isa->mul[ACT_Q16][FMT_Q8_0] = q8_0_q16;
+	isa->mul[ACT_Q16][FMT_Q4_K] = q4_k_q16;
+	isa->mul[ACT_Q16][FMT_Q5_K] = q5_k_q16;
+	isa->mul[ACT_Q16][FMT_Q6_K] = q6_k_q16;
 }

@@ -17,12 +17,13 @@
 
 #define N(a) ((int)(sizeof(a) / sizeof((a)[0])))
 
-enum { SCALAR = 1, N_ISA = 5 }; /* of the option's names: auto, scalar, ... */
-enum { AUTO, F32, Q8, Q16 };    /* isa auto is 0 as well */
+enum { SCALAR = 1, AMX = 5, N_ISA };  /* of the option's names: auto, scalar, ... */
+enum { AUTO, F32, Q8, Q16, BF16 };    /* isa auto is 0 as well */
 
 extern const struct nvllm_device_vt *vt;
 extern char said[512]; /* the newest refusal */
 extern int32_t world;  /* ranks of the group that open_dev tells of */
+extern int repack;     /* of the option's names: auto, off */
 
 struct test_host {
 	struct nvllm_host h;
@@ -50,6 +51,10 @@ float *at(struct nvllm_tensor, int64_t row);
 void poison(struct nvllm_tensor);      /* all NaN, the gaps too */
 void check_gaps(struct nvllm_tensor);  /* they still are */
 void check_near(double got, double want, double margin);
+double to_bf16(double);                /* of a float */
+/* What a product makes of one of its factors: activations, and of a weight. */
+double x_of(int activations, double x);
+double w_of(int isa, int activations, double w);
 
 struct weight {
 	struct nvllm_tensor t;
@@ -62,6 +67,7 @@ extern const int more_dtypes[N_MORE]; /* those that are decoded on the way */
 /* A row of any type as float, by way of the device. */
 void decode_row(struct dev *, int dtype, const uint8_t *raw, int64_t cols, float *y);
 int  is_blocks(int dtype);
+int  is_k(int dtype);      /* Q4_K, Q5_K, Q6_K: of those that are decoded elsewhere, with products of their own */
 struct weight make_weight(struct dev *, int dtype, int64_t rows, int64_t cols);
 /* The same from rows that exist, `stride` bytes apart. */
 uint8_t *random_weight(int dtype, int64_t rows, int64_t cols);
@@ -92,6 +98,9 @@ void advance_closes_a_step(void **state);
 /* test_cpu_same.c */
 void linear_gives_the_same_bits(void **state);
 void kernels_give_the_same_bits(void **state);
+
+/* test_cpu_layout.c */
+void layouts_change_no_bit(void **state);
 
 /* test_cpu_share.c */
 void tables_come_in_slices(void **state);

@@ -7,12 +7,13 @@
 #include "test_cpu.h"
 
 /* Filled into the plugin's own struct by key. */
-struct setting { int64_t threads; int isa, activations; };
+struct setting { int64_t threads; int isa, activations, repack; };
 
 static const struct nvllm_component *component;
 const struct nvllm_device_vt *vt;
 char said[512];
 int32_t world = 1;
+int repack;
 uint64_t seed = 1;
 
 static void host_log(const struct nvllm_host *h, int level, const char *fmt, ...)
@@ -48,6 +49,8 @@ static void fill_conf(char *conf, const struct setting *s)
 			memcpy(conf + o->offset, &s->isa, 4);
 		else if (!strcmp(o->key, "activations"))
 			memcpy(conf + o->offset, &s->activations, 4);
+		else if (!strcmp(o->key, "repack"))
+			memcpy(conf + o->offset, &s->repack, 4);
 		else
 			fail_msg("an option '%s' that this test does not know", o->key);
 	}
@@ -56,7 +59,7 @@ static void fill_conf(char *conf, const struct setting *s)
 int open_dev(struct dev *dev, int threads, int isa, int activations)
 {
 	char conf[256] = { 0 };
-	const struct setting s = { threads, isa, activations };
+	const struct setting s = { threads, isa, activations, repack };
 
 	assert_true(component->conf_size <= sizeof(conf));
 	fill_conf(conf, &s);
@@ -159,6 +162,25 @@ void check_near(double got, double want, double margin)
 		fail_msg("%.9g is not within %.3g of %.9g", got, margin, want);
 }
 
+/* Eight bits of the number, to nearest even. */
+double to_bf16(double v)
+{
+	int e;
+	double f = frexp(v, &e);
+
+	return ldexp(rint(f * 256), e - 8);
+}
+
+double x_of(int activations, double x)
+{
+	return activations == BF16 ? to_bf16(x) : x;
+}
+
+double w_of(int isa, int activations, double w)
+{
+	return activations == BF16 && isa == AMX ? to_bf16(w) : w;
+}
+
 static double half(const uint8_t *p)
 {
 	const int h = p[0] | p[1] << 8, e = h >> 10 & 31, f = h & 1023;
@@ -193,6 +215,11 @@ const int dtypes[6] = { NVLLM_F32, NVLLM_F16, NVLLM_BF16, NVLLM_Q4_0, NVLLM_Q4_1
 int is_blocks(int dtype)
 {
 	return dtype >= NVLLM_Q4_0;
+}
+
+int is_k(int dtype)
+{
+	return dtype >= NVLLM_Q4_K && dtype <= NVLLM_Q6_K;
 }
 
 const int more_dtypes[N_MORE] = { NVLLM_Q5_0, NVLLM_Q5_1, NVLLM_Q2_K, NVLLM_Q3_K, NVLLM_Q4_K,

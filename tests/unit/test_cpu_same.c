@@ -164,7 +164,7 @@ void linear_gives_the_same_bits(void **state)
 	struct same s;
 
 	for (int isa = SCALAR; isa < N_ISA; isa++) {
-		for (int act = F32; act <= Q16; act++) {
+		for (int act = F32; act <= BF16; act++) {
 			if (!same_open(&s, isa, act))
 				continue;
 			for (int i = 0; i < N(dtypes) * N(rows); i++) {

@@ -108,7 +108,7 @@ void products_come_in_slices(void **state)
 	struct dev dev;
 
 	for (int isa = SCALAR; isa < N_ISA; isa++) {
-		for (int act = F32; act <= Q16; act++) {
+		for (int act = F32; act <= BF16; act++) {
 			if (!open_isa(&dev, 2, isa, act))
 				continue;
 			for (int i = 0; i < N(dtypes) * 9; i++)

@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: MIT */
+/* amx.c - products of bf16 by AMX tiles: 16 rows of x and 16 of the weight at a time.
+ *
+ * TDPBF16PS adds 32 columns to a tile of sums by an arithmetic of its own (Intel SDM vol. 2:
+ * even and odd columns apart, denormals taken as zero). It goes row by row of x: so with the
+ * columns in order, 32 at a time, and every number of rows of x by way of tiles, a result has
+ * the same bits whatever rows and panels are with it. Sums that are put down as float and
+ * taken up again are the same.
+ *
+ * The tiles of a thread are set up by each call and given back at its end: a thread that
+ * sleeps then has no 8 KiB of them to be saved. */
+#include <string.h>
+
+#include "amx_panel.h"
+
+#define TILE 16   /* rows of a tile */
+#define CHUNK 16  /* tiles of a panel, of which two panels then stay in the first-level cache */
+
+/* What LDTILECFG reads (Intel SDM vol. 1, 18.3). It is constant data, since the compiler may not
+ * know that it is read: gcc 12 has _tile_loadconfig() read its first 8 bytes alone. */
+struct shape {
+	uint8_t palette, start, none[14];
+	uint16_t row_bytes[16];
+	uint8_t rows[16];
+};
+
+/* Tiles 0 to 3 are sums and 4 is x: r rows. 5 is a second of x, with 16 rows, or of the
+ * weight; 6 and 7 are of the weight. */
+#define SHAPE(r) [r] = { .palette = 1, .row_bytes = { 64, 64, 64, 64, 64, 64, 64, 64 }, \
+	.rows = { r, r, r, r, r, TILE, TILE, TILE } }
+static const _Alignas(64) struct shape shapes[TILE + 1] = {
+	SHAPE(1), SHAPE(2), SHAPE(3), SHAPE(4), SHAPE(5), SHAPE(6), SHAPE(7), SHAPE(8),
+	SHAPE(9), SHAPE(10), SHAPE(11), SHAPE(12), SHAPE(13), SHAPE(14), SHAPE(15), SHAPE(16),
+};
+#undef SHAPE
+
+/* The compiler does not know either that tile instructions read memory: what was stored before
+ * this is there. */
+INLINE void written(void)
+{
+	__asm__ volatile("" : : : "memory");
+}
+
+/* Panels as tiles: panel_bytes apart, tile by tile. */
+struct tiles {
+	const char *w;
+	int64_t panel_bytes;
+};
+
+/* Adds 32 columns to the sums of panel q of four. Three tiles take turns for the weight. */
+INLINE void times(const int q, const char *tile)
+{
+	switch (q) {
+	case 0:
+		_tile_loadd(5, tile, 64);
+		_tile_dpbf16ps(0, 4, 5);
+		break;
+	case 1:
+		_tile_loadd(6, tile, 64);
+		_tile_dpbf16ps(1, 4, 6);
+		break;
+	case 2:
+		_tile_loadd(7, tile, 64);
+		_tile_dpbf16ps(2, 4, 7);
+		break;
+	default:
+		_tile_loadd(5, tile, 64);
+		_tile_dpbf16ps(3, 4, 5);
+	}
+}
+
+INLINE void zero_sums(const int n)
+{
+	_tile_zero(0);
+	if (n > 1)
+		_tile_zero(1);
+	if (n > 2)
+		_tile_zero(2);
+	if (n > 3)
+		_tile_zero(3);
+}
+
+/* Side by side. */
+INLINE void store_sums(float *out, const int n)
+{
+	_tile_stored(0, out, GROUP * 4);
+	if (n > 1)
+		_tile_stored(1, out + L, GROUP * 4);
+	if (n > 2)
+		_tile_stored(2, out + 2 * L, GROUP * 4);
+	if (n > 3)
+		_tile_stored(3, out + 3 * L, GROUP * 4);
+}
+
+/* Up to 16 rows of x from row i on, as many as the tiles have, times np panels from panel j on.
+ * A panel that is not BF16 becomes tiles here, one step ahead of the products: these wait for
+ * each other (four of them hide that), and for what is stored, while the next tiles are made.
+ * np and fmt are constants. */
+INLINE void few_rows(const struct product *p, const struct tiles t, int64_t i, int64_t j, const int np,
+	const enum fmt fmt)
+{
+	const char *x = p->x + i * p->x_stride, *w = t.w + j * t.panel_bytes;
+	const int64_t n = whole_blocks(p->cols) / QK;
+
+	zero_sums(np);
+	for (int64_t b = fmt == FMT_BF16 ? 0 : -1; b < n; b++) {
+		for (int q = 0; q < np && fmt != FMT_BF16 && b + 1 < n; q++)
+			put_tile(p->scratch + ((b + 1) % 2 * np + q) * STEP, w + q * t.panel_bytes, b + 1, p->cols,
+				fmt);
+		if (b < 0)
+			continue;
+		written();
+		_tile_loadd(4, x + b * 64, p->x_stride);
+		UNROLL(4)
+		for (int q = 0; q < np; q++) {
+			const char *tile = fmt == FMT_BF16 ? w + q * t.panel_bytes + b * STEP
+				: p->scratch + (b % 2 * np + q) * STEP;
+
+			if (fmt == FMT_BF16)
+				ask_ahead(tile, fmt);
+			times(q, tile);
+		}
+	}
+	store_sums(p->out + i * GROUP + j * L, np);
+}
+
+/* All panels. */
+INLINE void few(const struct product *p, const struct tiles t, int64_t i, const enum fmt fmt)
+{
+	int64_t j = 0;
+
+	for (; j + 4 <= p->n_w; j += 4)
+		few_rows(p, t, i, j, 4, fmt);
+	for (; j < p->n_w; j++)
+		few_rows(p, t, i, j, 1, fmt);
+}
+
+/* 32 rows of x from row i on times np panels (1 or 2) from panel j on, tiles [b, end) of them:
+ * four products for four loads. Sums of the tiles before are in out. */
+INLINE void square(const struct product *p, const struct tiles t, int64_t i, int64_t j, int64_t b,
+	int64_t end, const int np)
+{
+	const int64_t stride = p->x_stride;
+	const char *x = p->x + i * stride, *w = t.w + j * t.panel_bytes;
+	float *out = p->out + i * GROUP + j * L, *below = out + TILE * GROUP;
+
+	if (b == 0) {
+		zero_sums(4);
+	} else {
+		_tile_loadd(0, out, GROUP * 4);
+		_tile_loadd(2, below, GROUP * 4);
+		if (np > 1) {
+			_tile_loadd(1, out + L, GROUP * 4);
+			_tile_loadd(3, below + L, GROUP * 4);
+		}
+	}
+	for (; b < end; b++) {
+		_tile_loadd(4, x + b * 64, stride);
+		_tile_loadd(6, w + b * STEP, 64);
+		_tile_dpbf16ps(0, 4, 6);
+		_tile_loadd(5, x + TILE * stride + b * 64, stride);
+		_tile_dpbf16ps(2, 5, 6);
+		if (np > 1) {
+			_tile_loadd(7, w + t.panel_bytes + b * STEP, 64);
+			_tile_dpbf16ps(1, 4, 7);
+			_tile_dpbf16ps(3, 5, 7);
+		}
+	}
+	_tile_stored(0, out, GROUP * 4);
+	_tile_stored(2, below, GROUP * 4);
+	if (np > 1) {
+		_tile_stored(1, out + L, GROUP * 4);
+		_tile_stored(3, below + L, GROUP * 4);
+	}
+}
+
+/* Rows [0, last) of x, a multiple of 32, times np panels. */
+INLINE void squares(const struct product *p, const struct tiles t, int64_t last, int64_t j, const int np)
+{
+	const int64_t n = whole_blocks(p->cols) / QK;
+
+	for (int64_t b = 0, end; b < n; b = end) {
+		end = n - b < CHUNK ? n : b + CHUNK;
+		for (int64_t i = 0; i < last; i += 2 * TILE)
+			square(p, t, i, j, b, end, np);
+	}
+}
+
+/* More than 16 rows of x times panels that are tiles. */
+static void many(const struct product *p, const struct tiles t)
+{
+	const int64_t pairs = p->n_x / (2 * TILE) * (2 * TILE), whole = p->n_x / TILE * TILE;
+	int64_t j = 0;
+
+	written();
+	_tile_loadconfig(&shapes[TILE]);
+	for (; j + 2 <= p->n_w; j += 2)
+		squares(p, t, pairs, j, 2);
+	if (j < p->n_w)
+		squares(p, t, pairs, j, 1);
+	if (pairs < whole)
+		few(p, t, pairs, FMT_BF16);
+	if (whole < p->n_x) {
+		_tile_loadconfig(&shapes[p->n_x - whole]);
+		few(p, t, whole, FMT_BF16);
+	}
+	_tile_release();
+}
+
+INLINE void mul(const struct product *p, const enum fmt fmt)
+{
+	const int64_t steps = whole_blocks(p->cols) / QK;
+	struct tiles t = { p->w, p->panel_bytes };
+
+	if (p->n_x <= TILE) {
+		_tile_loadconfig(&shapes[p->n_x]);
+		few(p, t, 0, fmt);
+		_tile_release();
+		return;
+	}
+	for (int64_t j = 0; j < p->n_w && fmt != FMT_BF16; j++)
+		for (int64_t b = 0; b < steps; b++)
+			put_tile(p->scratch + (j * steps + b) * STEP, p->w + j * p->panel_bytes, b, p->cols, fmt);
+	if (fmt != FMT_BF16)
+		t = (struct tiles){ p->scratch, steps * STEP };
+	many(p, t);
+}
+
+static void mul_f32(const struct product *p)
+{
+	mul(p, FMT_F32);
+}
+
+static void mul_f16(const struct product *p)
+{
+	mul(p, FMT_F16);
+}
+
+static void mul_bf16(const struct product *p)
+{
+	mul(p, FMT_BF16);
+}
+
+static void mul_q4_0(const struct product *p)
+{
+	mul(p, FMT_Q4_0);
+}
+
+static void mul_q4_1(const struct product *p)
+{
+	mul(p, FMT_Q4_1);
+}
+
+static void mul_q8_0(const struct product *p)
+{
+	mul(p, FMT_Q8_0);
+}
+
+/* to_bf16()'s numbers, but that a denormal becomes zero: which TDPBF16PS takes it for anyway. */
+static void to_bf16_amx(void *row, const float *x, int64_t cols)
+{
+	char *y = row;
+
+	for (; cols > 0; cols -= QK, x += QK, y += 2 * QK) {
+		float last[QK] = { 0 };
+		const float *v = x;
+
+		if (cols < QK) {
+			memcpy(last, x, (size_t)cols * sizeof(*x));
+			v = last;
+		}
+		_mm512_storeu_si512(y, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(v + L), _mm512_loadu_ps(v)));
+	}
+}
+
+void isa_amx(struct isa *isa)
+{
+	static const enum fmt forms[] = { FMT_F32, FMT_F16, FMT_BF16, FMT_Q4_0, FMT_Q4_1, FMT_Q8_0 };
+	static void (*const muls[])(const struct product *) = { mul_f32, mul_f16, mul_bf16, mul_q4_0,
+		mul_q4_1, mul_q8_0 };
+
+	isa->name = "avx512 f bw dq vl vnni bf16 amx";
+	for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
+		isa->round[ACT_BF16][forms[i]] = to_bf16_amx;
+		isa->mul[ACT_BF16][forms[i]] = muls[i];
+	}
+}
