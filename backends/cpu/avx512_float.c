@@ -2,9 +2,9 @@
 /* avx512_float.c - products with float weights by AVX-512 (layout: "panels" in cpu.h).
  *
  * A lane adds its columns one by one, four cycles each: eight sums must be under way at a time
- * to keep two units busy, so panels are taken by four or two, with up to eight rows of x. Loads
- * for each multiplication: 10 of 24 (4 panels, 6 rows), 10 of 16 (2, 8), 9 of 8 (1, 8); two can be
- * done beside two multiplications. */
+ * to keep two units busy, so panels are taken by four or two, with up to eight rows of x. A column
+ * costs 10 loads for 24 multiplications (4 panels, 6 rows), 10 for 16 (2, 8), 9 for 8 (1, 8); as
+ * many loads as multiplications go through at a time. */
 #include "avx512_panel.h"
 
 #define CHUNK 128 /* columns: four panels of them are 32 KiB */

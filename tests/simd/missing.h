@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* missing.h - intrinsics that SIMDe 0.7.4 does not have (or has amiss), after Intel's description of each. */
+/* missing.h - intrinsics that SIMDe 0.7.4 does not have, or has amiss, after Intel's description of
+ * each. */
 #ifndef NVLLM_SIMD_MISSING_H
 #define NVLLM_SIMD_MISSING_H
 

