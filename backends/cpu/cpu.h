@@ -125,8 +125,12 @@ struct isa {
 };
 
 /* Before a loop over constants: it must go, or what it indexes stays in memory. */
+#ifndef SANITIZED /* which makes of one access ten: no loop may be written out then */
 #define PRAGMA(x) _Pragma(#x)
 #define UNROLL(n) PRAGMA(GCC unroll n)
+#else
+#define UNROLL(n)
+#endif
 
 /* panel.c */
 int64_t panel_bytes(enum fmt, int64_t lanes, int64_t cols); /* 0 = a form without panels */
