@@ -36,7 +36,8 @@ def main():
         if name.split("_")[0] in ("loader", "tokenizer", "chat"):
             runs = [["--file", path] for path in files(source, name)] or runs
         for options in runs:
-            got = subprocess.run([check, so] + options, env=env, stdout=subprocess.PIPE,
+            # sanitizers make a suite ten times as slow
+            got = subprocess.run([check, so, "--timeout", "500"] + options, env=env, stdout=subprocess.PIPE,
                                  stderr=subprocess.STDOUT, text=True)
             lines = got.stdout.splitlines()
             print("%s%s: %s" % (os.path.basename(so), " with " + os.path.basename(options[1]) if options else "",
