@@ -26,7 +26,7 @@ static const struct nvllm_option options[] = {
 		"form of activations in products with block-quantised weights; q16 (auto) = "
 		"rounded to 16 bits, all but exact; q8 = to 8 bits, 1.5 times as fast "
 		"on prompts, but answers change; f32 = exact, generates at a third of the speed; "
-		"float weights and block types other than Q4_0, Q4_1 and Q8_0 take f32 then; "
+		"float weights and block types other than Q4_0, Q4_1, Q8_0, Q4_K, Q5_K and Q6_K take f32 then; "
 		"bf16 = both factors rounded to bf16, for all weights, where the CPU has such "
 		"products (AMX); elsewhere only activations are rounded"),
 	NVLLM_ENUM(conf, repack, "repack", "auto", repack_names,

@@ -5,7 +5,6 @@
  * But for products, sums are kept in LANES partial sums, folded in one fixed order: element i goes to
  * lane i % LANES, as a vector register would have it. */
 #include <math.h>
-#include <string.h>
 
 #include "cpu.h"
 
@@ -18,33 +17,16 @@ static float fold(const float *s)
 
 /* ---- products: see "panels" in cpu.h ---- */
 
-static float bf16_at(const char *p)
-{
-	uint16_t h;
-	uint32_t u;
-	float f;
-
-	memcpy(&h, p, sizeof(h));
-	u = (uint32_t)h << 16;
-	memcpy(&f, &u, sizeof(f));
-	return f;
-}
-
-static float float_at(const char *p)
-{
-	float f;
-
-	memcpy(&f, p, sizeof(f));
-	return f;
-}
-
 /* Column k of lane r. */
 static float element(const char *panel, enum fmt fmt, int64_t lanes, int64_t r, int64_t k)
 {
-	if (fmt == FMT_F32)
-		return float_at(panel + 4 * (k * lanes + r));
-	panel += 4 * (k / 2 * lanes + r) + 2 * (k % 2);
-	return fmt == FMT_F16 ? load_half(panel) : bf16_at(panel);
+	void (*const decode)(float *, const void *, int64_t) = fmt == FMT_F32 ? decode_f32 :
+		fmt == FMT_F16 ? decode_f16 : decode_bf16;
+	float v;
+
+	panel += fmt == FMT_F32 ? 4 * (k * lanes + r) : 4 * (k / 2 * lanes + r) + 2 * (k % 2);
+	decode(&v, panel, 1);
+	return v;
 }
 
 static void mul_float(const struct product *p, enum fmt fmt)
@@ -97,11 +79,6 @@ static void load_lane(struct lane_block *k, const char *block, enum fmt fmt, int
 	k->m = fmt == FMT_Q4_1 ? load_half(scales + 2 * lanes) : fmt == FMT_Q4_0 ? -8 * k->d : 0;
 }
 
-static int64_t block_bytes(enum fmt fmt, int64_t lanes)
-{
-	return (fmt == FMT_Q4_0 ? 18 : fmt == FMT_Q4_1 ? 20 : 34) * lanes;
-}
-
 /* What a block of activations says of itself: element i, d and s. */
 static int32_t element_of(const char *x, enum act act, enum fmt fmt, int i)
 {
@@ -143,7 +120,7 @@ static void mul_blocks(const struct product *p, enum act act, enum fmt fmt)
 		for (int64_t b = 0; b < p->cols / QK; b++) {
 			struct lane_block k;
 
-			load_lane(&k, panel + b * block_bytes(fmt, p->lanes), fmt, p->lanes, j % p->lanes);
+			load_lane(&k, panel + b * panel_bytes(fmt, p->lanes, QK), fmt, p->lanes, j % p->lanes);
 			for (int64_t i = 0; i < p->n_x; i++)
 				sum[i] = add_block(sum[i], &k, p->x + i * p->x_stride + b * x_bytes, act, fmt);
 		}
