@@ -60,11 +60,6 @@ struct form {
 	void (*dot)(__m256i *s, const char *block, const char *const *x, const int nx, const bool wide);
 };
 
-#define FORM_Q8(bytes, scales, minimum, dot) ((struct form){ bytes, sizeof(struct q8_block), scales, \
-	offsetof(struct q8_block, d), minimum, dot })
-#define FORM_Q16(bytes, scales, minimum, dot) ((struct form){ bytes, sizeof(struct q16_block), scales, \
-	offsetof(struct q16_block, d), minimum, dot })
-
 /* One block of a panel times nx activation rows. */
 INLINE void add_block(__m256 *sum, const char *w, const char *const *x, const int nx, const struct form f,
 	const bool wide)
@@ -174,11 +169,6 @@ struct form_k {
 	bool minimum;
 	void (*dot)(__m256i *s, const char *block, const char *const *x, const int nx, const int h);
 };
-
-#define FORM_K8(bytes, halves, minimum, dot) ((struct form_k){ bytes, sizeof(struct q8_block), \
-	offsetof(struct q8_block, d), halves, minimum, dot })
-#define FORM_K16(bytes, halves, minimum, dot) ((struct form_k){ bytes, sizeof(struct q16_block), \
-	offsetof(struct q16_block, d), halves, minimum, dot })
 
 INLINE __m256 bytes_of(const char *p, const bool with_sign)
 {

@@ -55,65 +55,10 @@ INLINE void dot_bytes(__m256i *s, const char *block, const char *const *x, const
 	}
 }
 
-INLINE void dot_q8(__m256i *s, const char *block, const char *const *x, const int nx, const bool wide)
-{
-	(void)wide;
-	dot_bytes(s, block, x, nx, 0, 8);
-}
-
-INLINE void dot_q4_k(__m256i *s, const char *block, const char *const *x, const int nx, const int h)
-{
-	(void)h;
-	dot_q4(s, block, x, nx, false);
-}
-
-INLINE void dot_q5_k(__m256i *s, const char *block, const char *const *x, const int nx, const int h)
-{
-	(void)h;
-	dot_bytes(s, block, x, nx, 0, 8);
-}
-
-INLINE void dot_q6_k(__m256i *s, const char *block, const char *const *x, const int nx, const int h)
-{
-	dot_bytes(s, block, x, nx, 4 * h, 4 * h + 4);
-}
-
-static void mul_q4_0(const struct product *p)
-{
-	mul_panels(p, FORM_Q16(18, 16 * L, EIGHT, dot_q4));
-}
-
-static void mul_q4_1(const struct product *p)
-{
-	mul_panels(p, FORM_Q16(20, 16 * L, OWN, dot_q4));
-}
-
-static void mul_q8_0(const struct product *p)
-{
-	mul_panels(p, FORM_Q16(34, 32 * L, NONE, dot_q8));
-}
-
-static void mul_q4_k(const struct product *p)
-{
-	mul_panels_k(p, FORM_K16(16, 1, true, dot_q4_k));
-}
-
-static void mul_q5_k(const struct product *p)
-{
-	mul_panels_k(p, FORM_K16(32, 1, true, dot_q5_k));
-}
-
-static void mul_q6_k(const struct product *p)
-{
-	mul_panels_k(p, FORM_K16(32, 2, false, dot_q6_k));
-}
+#define BLOCK struct q16_block
+#include "avx2_products.h"
 
 void isa_avx2_q16(struct isa *isa)
 {
-	isa->mul[ACT_Q16][FMT_Q4_0] = mul_q4_0;
-	isa->mul[ACT_Q16][FMT_Q4_1] = mul_q4_1;
-	isa->mul[ACT_Q16][FMT_Q8_0] = mul_q8_0;
-	isa->mul[ACT_Q16][FMT_Q4_K] = mul_q4_k;
-	isa->mul[ACT_Q16][FMT_Q5_K] = mul_q5_k;
-	isa->mul[ACT_Q16][FMT_Q6_K] = mul_q6_k;
+	set_products(isa, ACT_Q16);
 }
