@@ -5,24 +5,12 @@
  * even and odd columns apart, denormals taken as zero). It goes row by row of x: so with the
  * columns in order, 32 at a time, and every number of rows of x by way of tiles, a result has
  * the same bits whatever rows and panels are with it. Sums that are put down as float and
- * taken up again are the same.
- *
- * The tiles of a thread are set up by each call and given back at its end: a thread that
- * sleeps then has no 8 KiB of them to be saved. */
+ * taken up again are the same. */
 #include <string.h>
 
 #include "amx_panel.h"
 
-#define TILE 16   /* rows of a tile */
 #define CHUNK 16  /* tiles of a panel, of which two panels then stay in the first-level cache */
-
-/* What LDTILECFG reads (Intel SDM vol. 1, 18.3). It is constant data, since the compiler may not
- * know that it is read: gcc 12 has _tile_loadconfig() read its first 8 bytes alone. */
-struct shape {
-	uint8_t palette, start, none[14];
-	uint16_t row_bytes[16];
-	uint8_t rows[16];
-};
 
 /* Tiles 0 to 3 are sums and 4 is x: r rows. 5 is a second of x, with 16 rows, or of the
  * weight; 6 and 7 are of the weight. */
@@ -33,13 +21,6 @@ static const _Alignas(64) struct shape shapes[TILE + 1] = {
 	SHAPE(9), SHAPE(10), SHAPE(11), SHAPE(12), SHAPE(13), SHAPE(14), SHAPE(15), SHAPE(16),
 };
 #undef SHAPE
-
-/* The compiler does not know either that tile instructions read memory: what was stored before
- * this is there. */
-INLINE void written(void)
-{
-	__asm__ volatile("" : : : "memory");
-}
 
 /* Panels as tiles: panel_bytes apart, tile by tile. */
 struct tiles {
@@ -284,4 +265,5 @@ void isa_amx(struct isa *isa)
 		isa->round[ACT_BF16][forms[i]] = to_bf16_amx;
 		isa->mul[ACT_BF16][forms[i]] = muls[i];
 	}
+	isa_amx_int8(isa);
 }

@@ -15,10 +15,7 @@
 #define NVLLM_CPU_AMX_PANEL_H
 
 #include "cpu.h"
-#include "simd512.h"
-#ifdef NVLLM_EMULATED
-#include "amx_emulated.h"
-#endif
+#include "amx_tile.h"
 
 #define L 16       /* lanes */
 #define STEP 1024  /* bytes of a tile: 32 columns of a panel */

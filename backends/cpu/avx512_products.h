@@ -77,20 +77,22 @@ static void q6_k_q16(const struct product *p)
 	mul_panels(p, Q6_K(Q16, dot_q6_words));
 }
 
+static const struct {
+	enum act act;
+	enum fmt fmt;
+	void (*mul)(const struct product *);
+} products[] = {
+	{ ACT_Q8, FMT_Q4_0, q4_0_q8 }, { ACT_Q8, FMT_Q4_1, q4_1_q8 }, { ACT_Q8, FMT_Q8_0, q8_0_q8 },
+	{ ACT_Q8, FMT_Q4_K, q4_k_q8 }, { ACT_Q8, FMT_Q5_K, q5_k_q8 }, { ACT_Q8, FMT_Q6_K, q6_k_q8 },
+	{ ACT_Q16, FMT_Q4_0, q4_0_q16 }, { ACT_Q16, FMT_Q4_1, q4_1_q16 }, { ACT_Q16, FMT_Q8_0, q8_0_q16 },
+	{ ACT_Q16, FMT_Q4_K, q4_k_q16 }, { ACT_Q16, FMT_Q5_K, q5_k_q16 }, { ACT_Q16, FMT_Q6_K, q6_k_q16 },
+};
+enum { N_PRODUCTS = sizeof(products) / sizeof(products[0]) };
+
 INLINE void set_products(struct isa *isa)
 {
-	isa->mul[ACT_Q8][FMT_Q4_0] = q4_0_q8;
-	isa->mul[ACT_Q8][FMT_Q4_1] = q4_1_q8;
-	isa->mul[ACT_Q8][FMT_Q8_0] = q8_0_q8;
-	isa->mul[ACT_Q8][FMT_Q4_K] = q4_k_q8;
-	isa->mul[ACT_Q8][FMT_Q5_K] = q5_k_q8;
-	isa->mul[ACT_Q8][FMT_Q6_K] = q6_k_q8;
-	isa->mul[ACT_Q16][FMT_Q4_0] = q4_0_q16;
-	isa->mul[ACT_Q16][FMT_Q4_1] = q4_1_q16;
-	isa->mul[ACT_Q16][FMT_Q8_0] = q8_0_q16;
-	isa->mul[ACT_Q16][FMT_Q4_K] = q4_k_q16;
-	isa->mul[ACT_Q16][FMT_Q5_K] = q5_k_q16;
-	isa->mul[ACT_Q16][FMT_Q6_K] = q6_k_q16;
+	for (int i = 0; i < N_PRODUCTS; i++)
+		isa->mul[products[i].act][products[i].fmt] = products[i].mul;
 }
 
 #endif

@@ -159,6 +159,9 @@ void isa_avx2_q16(struct isa *);
 void isa_avx512(struct isa *);
 void isa_vnni(struct isa *);
 void isa_amx(struct isa *);
+void isa_amx_int8(struct isa *); /* a part of isa_amx: quantised products */
+/* What isa_vnni() put into the table: for rows that do not fill a tile of AMX. */
+void vnni_mul(enum act, enum fmt, const struct product *);
 
 /* quant.c: the forms, in plain C. */
 enum fmt fmt_of(int32_t dtype); /* FMT_N = no such form here */

@@ -21,7 +21,7 @@ enum { EMULATED = 0 };
 
 /* Bits of leaf 7, which compilers have different names for. */
 enum {
-	AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24, /* edx of subleaf 0 */
+	AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24, AMX_INT8 = 1 << 25, /* edx of subleaf 0 */
 	AVX512_BF16 = 1 << 5, /* eax of subleaf 1 */
 };
 
@@ -44,7 +44,7 @@ static bool has_amx(unsigned edx, unsigned saved)
 {
 	unsigned a, b, c, d;
 
-	return all_bits(edx, AMX_BF16 | AMX_TILE) && __get_cpuid_count(7, 1, &a, &b, &c, &d) &&
+	return all_bits(edx, AMX_BF16 | AMX_TILE | AMX_INT8) && __get_cpuid_count(7, 1, &a, &b, &c, &d) &&
 		all_bits(a, AVX512_BF16) && all_bits(saved, 0x60000); /* tiles, and their shapes */
 }
 

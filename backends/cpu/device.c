@@ -47,7 +47,7 @@ static void (*const levels[])(struct isa *) = {
 #endif
 };
 
-/* The best, but tiles only where products are to have them: a process that may use them has
+/* The best, but tiles only where products cannot do without: a process that may use them has
  * larger signal frames. */
 static int32_t best_isa(const struct nvllm_device *dev, enum isa_level best)
 {

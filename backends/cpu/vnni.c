@@ -129,3 +129,10 @@ void isa_vnni(struct isa *isa)
 	isa->name = "avx512 f bw dq vl vnni";
 	set_products(isa);
 }
+
+void vnni_mul(enum act act, enum fmt fmt, const struct product *p)
+{
+	for (int i = 0; i < N_PRODUCTS; i++)
+		if (products[i].act == act && products[i].fmt == fmt)
+			products[i].mul(p);
+}

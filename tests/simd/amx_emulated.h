@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* amx_emulated.h - AMX tiles and bf16 conversion in plain C, after their description in Intel's
- * SDM (vol. 1 chapter 18; vol. 2: LDTILECFG, TILELOADD, TDPBF16PS, VCVTNE2PS2BF16). What a
+ * SDM (vol. 1 chapter 18; vol. 2: LDTILECFG, TILELOADD, TDPBF16PS, TDPBSSD, TDPBSUD, VCVTNE2PS2BF16). What a
  * processor refuses by an exception ends the program with a sentence. */
 #ifndef NVLLM_SIMD_AMX_EMULATED_H
 #define NVLLM_SIMD_AMX_EMULATED_H
@@ -143,6 +143,30 @@ static inline void emu_dpbf16ps(int dst, int src1, int src2)
 	}
 }
 
+/* Signed bytes times bytes, signed or not: four products at a time to 32 bits. */
+static inline void emu_dp_bytes(int dst, int src1, int src2, int with_sign)
+{
+	struct emu_tile *c = emu_tile(dst);
+	const struct emu_tile *a = emu_tile(src1), *b = emu_tile(src2);
+
+	emu_must(dst != src1 && dst != src2 && src1 != src2, "one tile twice in a product", dst);
+	emu_must(c->rows == a->rows && c->bytes == b->bytes && a->bytes == 4 * b->rows,
+		"shapes of a product that do not fit", dst);
+	for (int m = 0; m < c->rows; m++) {
+		for (int i = 0; i < c->bytes / 4; i++) {
+			int32_t sum;
+
+			memcpy(&sum, c->data[m] + 4 * i, 4);
+			for (int k = 0; k < a->bytes; k++) {
+				const uint8_t w = b->data[k / 4][4 * i + k % 4];
+
+				sum += (int8_t)a->data[m][k] * (with_sign ? (int8_t)w : w);
+			}
+			memcpy(c->data[m] + 4 * i, &sum, 4);
+		}
+	}
+}
+
 /* To nearest even; denormals are zero before and after, a NaN stays one. */
 static inline uint16_t emu_to_bf16(float f)
 {
@@ -174,6 +198,8 @@ static inline __m512i emu_cvtne2ps_pbh(__m512 a, __m512 b)
 #undef _tile_loadd
 #undef _tile_stored
 #undef _tile_dpbf16ps
+#undef _tile_dpbsud
+#undef _tile_dpbssd
 #undef _mm512_cvtne2ps_pbh
 #define _tile_loadconfig(config) emu_loadconfig(config)
 #define _tile_release() emu_release()
@@ -181,6 +207,8 @@ static inline __m512i emu_cvtne2ps_pbh(__m512 a, __m512 b)
 #define _tile_loadd(tile, base, stride) emu_loadd(tile, base, stride)
 #define _tile_stored(tile, base, stride) emu_stored(tile, base, stride)
 #define _tile_dpbf16ps(dst, a, b) emu_dpbf16ps(dst, a, b)
+#define _tile_dpbsud(dst, a, b) emu_dp_bytes(dst, a, b, 0)
+#define _tile_dpbssd(dst, a, b) emu_dp_bytes(dst, a, b, 1)
 #define _mm512_cvtne2ps_pbh(a, b) emu_cvtne2ps_pbh(a, b)
 
 #endif

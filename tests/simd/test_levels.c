@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* test_levels.c - products with AVX-512 and with VNNI give the same bits, as their blocks' sums
- * are exact integers; plain C gives the same numbers, but for the rounding of sums. And a weight of
+/* test_levels.c - products with AVX-512, VNNI and AMX's bytes give the same bits, as their blocks'
+ * sums are exact integers; plain C gives the same numbers, but for the rounding of sums. And a weight of
  * so many rows that a thread takes whole groups of panels, in the largest tiles there are: each row
  * of activations has the bits that it has alone. */
 #include "../unit/test_cpu.h"
 
-enum { AVX512 = SCALAR + 2, VNNI };
+enum { AVX512 = SCALAR + 2, VNNI, TILES };
 
 static const int forms[] = { NVLLM_F32, NVLLM_F16, NVLLM_BF16, NVLLM_Q4_0, NVLLM_Q4_1, NVLLM_Q8_0,
 	NVLLM_Q4_K, NVLLM_Q5_K, NVLLM_Q6_K };
-static const int64_t rows[] = { 1, 2, 3, 4, 7, 8, 13, 64, 77 };
+static const int64_t rows[] = { 1, 2, 3, 4, 7, 8, 45, 16, 64, 77 };
 
 /* The product of x and the weight, and the sizes of what it adds up where size is not NULL. */
 static struct nvllm_tensor multiply(int isa, int act, int dtype, const uint8_t *raw, int64_t n,
@@ -34,23 +34,23 @@ static struct nvllm_tensor multiply(int isa, int act, int dtype, const uint8_t *
 
 static void compare(int act, int dtype, int64_t n_x, int64_t n, int64_t cols)
 {
-	struct nvllm_tensor x = matrix(n_x, cols, 3), a, v, c;
+	struct nvllm_tensor x = matrix(n_x, cols, 3), a, v, t, c;
 	double *size = malloc((size_t)(n_x * n) * sizeof(*size));
 	uint8_t *raw = random_weight(dtype, n, cols);
 
 	c = multiply(SCALAR, act, dtype, raw, n, x, size);
 	a = multiply(AVX512, act, dtype, raw, n, x, NULL);
 	v = multiply(VNNI, act, dtype, raw, n, x, NULL);
+	t = multiply(TILES, act, dtype, raw, n, x, NULL);
 	for (int64_t i = 0; i < n_x * n; i++) {
-		const float *got = at(a, i / n) + i % n;
+		const float *got = at(a, i / n) + i % n, *vnni = at(v, i / n) + i % n, *amx = at(t, i / n) + i % n;
 
-		if (memcmp(got, at(v, i / n) + i % n, sizeof(*got)))
-			fail_msg("type %d, activations %d, row %d of %d, column %d: AVX-512 gives %a, VNNI %a",
-				dtype, act, (int)(i / n), (int)n_x, (int)(i % n), *got,
-				at(v, i / n)[i % n]);
+		if (memcmp(got, vnni, sizeof(*got)) || memcmp(got, amx, sizeof(*got)))
+			fail_msg("type %d, activations %d, row %d of %d, column %d: AVX-512 gives %a, VNNI %a, AMX %a",
+				dtype, act, (int)(i / n), (int)n_x, (int)(i % n), *got, *vnni, *amx);
 		check_near(*got, at(c, i / n)[i % n], 4e-6 * size[i] + 1e-6);
 	}
-	free(x.data), free(a.data), free(v.data), free(c.data), free(raw), free(size);
+	free(x.data), free(a.data), free(v.data), free(t.data), free(c.data), free(raw), free(size);
 }
 
 /* Some number of columns that the form may have. */
@@ -92,7 +92,7 @@ static void alone(int isa, int act, int dtype, int64_t n_x, int64_t n, int64_t c
 
 static void rows_have_their_own_bits(void **state)
 {
-	for (int isa = AVX512; isa <= VNNI; isa++)
+	for (int isa = AVX512; isa <= TILES; isa++)
 		for (int act = F32; act <= Q16; act++)
 			for (int f = 0; f < N(forms); f++)
 				for (int r = 2; r < N(rows); r += 2)
