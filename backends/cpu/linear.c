@@ -24,6 +24,7 @@ struct job {
 	int64_t xq_bytes;             /* of a row there */
 	int64_t x_rows;               /* of a block */
 	int64_t panel_bytes;
+	int64_t n_panels, unit;       /* of the weight; panels in a unit that a thread takes */
 };
 
 /* A row of activations in their form. */
@@ -76,6 +77,9 @@ static void choose(struct job *j)
 	j->xq_bytes = xq_row_bytes(act, j->x.cols);
 	j->x_rows = block_rows(act);
 	j->panel_bytes = panel_bytes(j->panel_fmt, isa->lanes, j->x.cols);
+	j->n_panels = (j->w.rows + isa->lanes - 1) / isa->lanes;
+	/* whole cache lines of y; where there are 16 lanes, what its products take at a time */
+	j->unit = isa->lanes < 16 ? 16 / isa->lanes : 4;
 }
 
 static void round_rows(void *arg, int64_t begin, int64_t end, int32_t worker)
@@ -166,17 +170,18 @@ static void mul_some(const struct job *j, float *out, int64_t panel, int64_t n, 
 	j->mul(&p);
 }
 
-/* Panels to the width of GROUP side by side: a cache line of y, which lies far from the row
- * above's, is then written once. */
+/* Units [begin, end). Panels to the width of GROUP side by side: a cache line of y, which lies
+ * far from the row above's, is then written once. */
 static void mul_panels(void *arg, int64_t begin, int64_t end, int32_t worker)
 {
 	const struct job *j = arg;
+	const int64_t last_panel = end * j->unit < j->n_panels ? end * j->unit : j->n_panels;
 	const int64_t lanes = j->dev->isa.lanes, group = GROUP / lanes, each = j->w.layout ? group : 1;
 	char *scratch = j->dev->scratch + worker * scratch_bytes(j->dev->max_cols);
 	_Alignas(64) float out[X_ROWS * GROUP];
 
-	for (int64_t panel = begin; panel < end; panel += group) {
-		const int64_t stop = end - panel < group ? end : panel + group;
+	for (int64_t panel = begin * j->unit; panel < last_panel; panel += group) {
+		const int64_t stop = last_panel - panel < group ? last_panel : panel + group;
 		int64_t last = stop * lanes;
 
 		for (int64_t i = panel; i < stop; i += each)
@@ -244,7 +249,7 @@ int linear(struct nvllm_device *dev, nvllm_stream stream, struct nvllm_tensor y,
 		.dev = dev, .y = y, .x = x, .w = w, .flags = flags, .fmt = fmt,
 		.bias = bias ? bias->data : NULL,
 	};
-	int64_t n_panels;
+	int64_t n_units;
 
 	if (err || y.rows == 0 || y.cols == 0)
 		return err;
@@ -253,14 +258,14 @@ int linear(struct nvllm_device *dev, nvllm_stream stream, struct nvllm_tensor y,
 		return NVLLM_OK;
 	}
 	choose(&j);
-	n_panels = (w.rows + dev->isa.lanes - 1) / dev->isa.lanes;
+	n_units = (j.n_panels + j.unit - 1) / j.unit;
 	for (int64_t row = 0; row < x.rows; row += j.x_rows) {
 		j.x.rows = x.rows - row < j.x_rows ? x.rows - row : j.x_rows;
 		j.x.data = (char *)x.data + row * x.stride;
 		j.y.data = (char *)y.data + row * y.stride;
 		if (j.round)
 			run_rows(dev, j.x.rows, 4 * x.cols, round_rows, &j);
-		run_rows(dev, n_panels, (j.x.rows + 2) * dev->isa.lanes * x.cols / 4, mul_panels, &j);
+		run_rows(dev, n_units, (j.x.rows + 2) * j.unit * dev->isa.lanes * x.cols / 4, mul_panels, &j);
 	}
 	return NVLLM_OK;
 }
