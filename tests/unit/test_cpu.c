@@ -106,11 +106,11 @@ static void linear_is_right(void **state)
 	static const int whole[] = { 32, 64, 96, 576, 1536 }, odd[] = { 1, 7, 33, 100, 577 };
 	struct dev dev;
 
-	for (int isa = SCALAR; isa < N_ISA; isa++) {
+	for (int isa = FIRST; isa < N_ISA; isa++) {
 		for (int activations = AUTO; activations <= BF16; activations++) {
 			if (!open_isa(&dev, 2, isa, activations))
 				continue;
-			for (int i = 0; i < N(dtypes) * 20; i++) {
+			for (int i = 0; i < N(dtypes) * ROUNDS; i++) {
 				const int dtype = dtypes[i % N(dtypes)], pick = (int)(bits() % 5);
 				const int use_odd = !is_blocks(dtype) && (bits() & 1);
 				const int cols = use_odd ? odd[pick] : whole[pick];
@@ -168,7 +168,7 @@ static void rows_do_not_meet(void **state)
 {
 	struct dev dev;
 
-	for (int isa = SCALAR; isa < N_ISA; isa++) {
+	for (int isa = FIRST; isa < N_ISA; isa++) {
 		if (!open_isa(&dev, 1, isa, AUTO)) {
 			print_message("isa %d: not on this machine\n", isa);
 			continue;
@@ -198,7 +198,7 @@ static void bad_numbers_stay_in_their_row(void **state)
 	const float bad[] = { NAN, INFINITY, -INFINITY };
 	struct dev dev;
 
-	for (int isa = SCALAR; isa < N_ISA; isa++) {
+	for (int isa = FIRST; isa < N_ISA; isa++) {
 		for (int i = 0; i < 3 * N(dtypes) * N(bad); i++) {
 			struct weight w;
 			struct nvllm_tensor x, y;
@@ -267,7 +267,7 @@ static void whole_numbers_pass(void **state)
 	static const int forms[] = { NVLLM_Q4_0, NVLLM_Q4_1, NVLLM_Q8_0 };
 	struct dev dev;
 
-	for (int isa = SCALAR; isa < N_ISA; isa++) {
+	for (int isa = FIRST; isa < N_ISA; isa++) {
 		for (int act = Q8; act <= BF16 && open_isa(&dev, 2, isa, act); act++) {
 			const int top = act == BF16 ? 127 : (int)top_of(act), n = 2 * top + 1;
 			struct nvllm_tensor x = matrix((n + 30) / 31, 32, 0);
@@ -294,7 +294,7 @@ static void largest_sums_fit(void **state)
 	static const int forms[] = { NVLLM_Q4_0, NVLLM_Q4_1, NVLLM_Q8_0 };
 	struct dev dev;
 
-	for (int isa = SCALAR; isa < N_ISA; isa++) {
+	for (int isa = FIRST; isa < N_ISA; isa++) {
 		for (int i = 0; i < 2 * 3 * 4 && open_isa(&dev, 1, isa, Q8 + i % 2); i++) {
 			const int dtype = forms[i / 2 % 3], negative = i / 6 & 1, low = i / 12;
 			const int64_t bytes = nvllm_row_bytes(dtype, 32);

@@ -108,7 +108,7 @@ void blocks_have_their_values(void **state)
 {
 	struct dev dev;
 
-	for (int isa = SCALAR; isa < N_ISA; isa++) {
+	for (int isa = FIRST; isa < N_ISA; isa++) {
 		if (!open_isa(&dev, 1, isa, AUTO))
 			continue;
 		for (int i = 0; i < N(known); i++)
@@ -186,7 +186,7 @@ void decoded_forms_multiply(void **state)
 {
 	struct dev dev;
 
-	for (int isa = SCALAR; isa < N_ISA; isa++)
+	for (int isa = FIRST; isa < N_ISA; isa++)
 		for (int act = AUTO; act <= BF16; act++) {
 			if (!open_isa(&dev, 2, isa, act))
 				continue;

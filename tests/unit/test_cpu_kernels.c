@@ -212,7 +212,7 @@ void kernels_are_right(void **state)
 	static const int rows[] = { 1, 2, 3, 5, 17, 64, 65 }, ns[] = { 1, 8, 31, 64, 577 };
 	struct dev dev;
 
-	for (int isa = SCALAR; isa < N_ISA; isa++) {
+	for (int isa = FIRST; isa < N_ISA; isa++) {
 		if (!open_isa(&dev, 2, isa, AUTO))
 			continue;
 		check_embed(&dev);
@@ -235,7 +235,7 @@ void other_rows_do_not_meet(void **state)
 {
 	struct dev dev;
 
-	for (int isa = SCALAR; isa < N_ISA; isa++) {
+	for (int isa = FIRST; isa < N_ISA; isa++) {
 		struct nvllm_tensor x = matrix(37, 1154, 0), y = matrix(37, 577, 0), z = matrix(1,
 			577, 0);
 		struct nvllm_norm norm = { .size = sizeof(norm), .eps = 1e-6, .w = matrix(1, 577,

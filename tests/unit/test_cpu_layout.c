@@ -59,7 +59,7 @@ void layouts_change_no_bit(void **state)
 	static const int64_t rows[] = { 2, 7, 8, 16, 17, 37, 150 }, cols[] = { 32, 96, LONG };
 	struct dev dev;
 
-	for (int isa = SCALAR; isa < N_ISA; isa++)
+	for (int isa = FIRST; isa < N_ISA; isa++)
 		for (int act = F32; act <= BF16; act++) {
 			if (!open_isa(&dev, 1, isa, act))
 				continue;

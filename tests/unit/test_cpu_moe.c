@@ -221,7 +221,7 @@ void moe_is_right(void **state)
 	struct dev dev;
 	int rows = 0, checked = 0;
 
-	for (int isa = SCALAR; isa < N_ISA; isa++)
+	for (int isa = FIRST; isa < N_ISA; isa++)
 		for (int act = F32; act <= Q16; act++) {
 			if (!open_isa(&dev, 2, isa, act))
 				continue;
@@ -304,7 +304,7 @@ void moe_gives_the_same_bits(void **state)
 	static const int rows[] = { 2, 17, 70 };
 	struct dev dev;
 
-	for (int isa = SCALAR; isa < N_ISA; isa++) {
+	for (int isa = FIRST; isa < N_ISA; isa++) {
 		if (!open_isa(&dev, 1, isa, AUTO))
 			continue;
 		close_dev(&dev);
@@ -322,7 +322,7 @@ void moe_meets_odd_rows(void **state)
 	static const float odd[] = { NAN, INFINITY, -INFINITY, 3e38f, 1e-40f, 0 };
 	struct dev dev;
 
-	for (int isa = SCALAR; isa < N_ISA; isa++)
+	for (int isa = FIRST; isa < N_ISA; isa++)
 		for (int i = 0; i < 2 * N(odd) && open_isa(&dev, 2, isa, F32 + 2 * (i % 2)); i++) {
 			struct nvllm_tensor x = matrix(6, 64, 0), y = matrix(6, 64, 1);
 			struct nvllm_tensor z = matrix(6, 64, 0);
@@ -352,7 +352,7 @@ void moe_breaks_ties_low(void **state)
 		{ 0, 1, 2, 3, 3, 3, 3 } };
 	struct dev dev;
 
-	for (int isa = SCALAR; isa < N_ISA; isa++)
+	for (int isa = FIRST; isa < N_ISA; isa++)
 		for (int i = 0; i < N(same_as) * E && open_isa(&dev, 1, isa, AUTO); i++) {
 			struct nvllm_tensor x = matrix(8, DIM, 0), y = matrix(8, DIM, 0);
 			struct mix k;

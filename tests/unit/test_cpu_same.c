@@ -163,7 +163,7 @@ void linear_gives_the_same_bits(void **state)
 	static const int whole[] = { 32, 32, 64, 96, 160, 288 }, odd[] = { 1, 7, 8, 9, 37, 100 };
 	struct same s;
 
-	for (int isa = SCALAR; isa < N_ISA; isa++) {
+	for (int isa = FIRST; isa < N_ISA; isa++) {
 		for (int act = F32; act <= BF16; act++) {
 			if (!same_open(&s, isa, act))
 				continue;
@@ -278,7 +278,7 @@ void kernels_give_the_same_bits(void **state)
 	static const int rows[] = { 1, 2, 5, 67, 401 }, cols[] = { 4, 31, 64, 577 };
 	struct same s;
 
-	for (int isa = SCALAR; isa < N_ISA; isa++) {
+	for (int isa = FIRST; isa < N_ISA; isa++) {
 		if (!same_open(&s, isa, AUTO))
 			continue;
 		for (int i = 0; i < N(rows) * N(cols); i++)

@@ -47,7 +47,7 @@ void tables_come_in_slices(void **state)
 {
 	struct dev dev;
 
-	for (int isa = SCALAR; isa < N_ISA; isa++) {
+	for (int isa = FIRST; isa < N_ISA; isa++) {
 		if (!open_isa(&dev, 2, isa, AUTO))
 			continue;
 		for (int i = 0; i < N(dtypes); i++)
@@ -107,7 +107,7 @@ void products_come_in_slices(void **state)
 {
 	struct dev dev;
 
-	for (int isa = SCALAR; isa < N_ISA; isa++) {
+	for (int isa = FIRST; isa < N_ISA; isa++) {
 		for (int act = F32; act <= BF16; act++) {
 			if (!open_isa(&dev, 2, isa, act))
 				continue;
@@ -220,7 +220,7 @@ void nothing_is_a_share_too(void **state)
 {
 	struct dev dev;
 
-	for (int isa = SCALAR; isa < N_ISA; isa++) {
+	for (int isa = FIRST; isa < N_ISA; isa++) {
 		if (!open_isa(&dev, 2, isa, AUTO))
 			continue;
 		for (int i = 0; i < N(dtypes); i++) { /* before any scratch was asked for, too */
