@@ -207,35 +207,14 @@ INLINE void mul(const struct product *p, const enum fmt fmt)
 	many(p, t);
 }
 
-static void mul_f32(const struct product *p)
-{
-	mul(p, FMT_F32);
-}
-
-static void mul_f16(const struct product *p)
-{
-	mul(p, FMT_F16);
-}
-
-static void mul_bf16(const struct product *p)
-{
-	mul(p, FMT_BF16);
-}
-
-static void mul_q4_0(const struct product *p)
-{
-	mul(p, FMT_Q4_0);
-}
-
-static void mul_q4_1(const struct product *p)
-{
-	mul(p, FMT_Q4_1);
-}
-
-static void mul_q8_0(const struct product *p)
-{
-	mul(p, FMT_Q8_0);
-}
+#define PRODUCT(form, act) \
+	static void mul_##form##_##act(const struct product *p) \
+	{ \
+		mul(p, FMT_##form); \
+	}
+#define ALL(do) FLOATS(do, BF16) do(Q4_0, BF16) do(Q4_1, BF16) do(Q8_0, BF16)
+ALL(PRODUCT)
+#undef PRODUCT
 
 /* to_bf16()'s numbers, but that a denormal becomes zero: which TDPBF16PS takes it for anyway. */
 static void to_bf16_amx(void *row, const float *x, int64_t cols)
@@ -256,14 +235,9 @@ static void to_bf16_amx(void *row, const float *x, int64_t cols)
 
 void isa_amx(struct isa *isa)
 {
-	static const enum fmt forms[] = { FMT_F32, FMT_F16, FMT_BF16, FMT_Q4_0, FMT_Q4_1, FMT_Q8_0 };
-	static void (*const muls[])(const struct product *) = { mul_f32, mul_f16, mul_bf16, mul_q4_0,
-		mul_q4_1, mul_q8_0 };
-
 	isa->name = "avx512 f bw dq vl vnni bf16 amx";
-	for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
-		isa->round[ACT_BF16][forms[i]] = to_bf16_amx;
-		isa->mul[ACT_BF16][forms[i]] = muls[i];
-	}
+#define ROUND(form, act) isa->round[ACT_##act][FMT_##form] = to_bf16_amx;
+	ALL(ROUND)
+	ALL(TO_TABLE)
 	isa_amx_int8(isa);
 }

@@ -70,11 +70,6 @@ INLINE __m512 row_of(const int32_t *sums, const int a, const enum parts parts)
 	return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(n, 8), _mm512_loadu_si512(sums + SUMS + a * L)));
 }
 
-/* Of one multiplication: the weight's scales, and its minima where it has some. */
-struct scale {
-	__m512 d, m;
-};
-
 /* Adds 16 rows of sums with their scales to those of the blocks before; x: the scales of row 0. */
 INLINE void add_rows(__m512 *total, const int32_t *sums, const struct scale s, const char *x, int64_t stride,
 	const enum parts parts, const bool minimum)
@@ -89,37 +84,20 @@ INLINE void add_rows(__m512 *total, const int32_t *sums, const struct scale s, c
 	}
 }
 
-/* Of a panel: 32 columns, or 256 where these have the halves. */
-INLINE int64_t panel_step(const struct form f)
+/* The step of a panel that has block b, and the block. */
+INLINE const char *step_at(const char *panel, int64_t b, const struct form f)
 {
-	if (f.k)
-		return 8 * f.bytes * L + (f.minimum == OWN ? 4 : 2) * L + 16 * L;
-	return f.bytes * L + (f.minimum == OWN ? 4 : 2) * L;
+	return panel + b / blocks_of(f) * step_bytes(f);
 }
 
-/* Block b of a panel. */
 INLINE const char *block_at(const char *panel, int64_t b, const struct form f)
 {
-	return f.k ? panel + b / 8 * panel_step(f) + b % 8 * f.bytes * L : panel + b * panel_step(f);
+	return step_at(panel, b, f) + b % blocks_of(f) * f.bytes * L;
 }
 
-/* Of block b, or of half h of it, where there are two scales. */
 INLINE struct scale scale_at(const char *panel, int64_t b, int64_t h, const struct form f)
 {
-	const char *tail = f.k ? panel + b / 8 * panel_step(f) + 8 * f.bytes * L : block_at(panel, b, f) + f.bytes * L;
-	const char *tables = tail + (f.minimum == OWN ? 4 : 2) * L;
-	struct scale s = { halves(tail), _mm512_setzero_ps() };
-
-	if (f.minimum == OWN)
-		s.m = halves(tail + 2 * L);
-	if (f.minimum == EIGHT)
-		s.m = _mm512_mul_ps(s.d, _mm512_set1_ps(-8));
-	if (!f.k)
-		return s;
-	s.d = _mm512_mul_ps(s.d, table(tables + (b % 8 * f.n_scales + h) * L, f));
-	if (f.minimum == OWN)
-		s.m = _mm512_mul_ps(_mm512_mul_ps(s.m, _mm512_set1_ps(-1)), table(tables + (8 + b % 8) * L, f));
-	return s;
+	return scale_of(step_at(panel, b, f) + blocks_of(f) * f.bytes * L, (int)(b % blocks_of(f)), (int)h, f);
 }
 
 /* The weights of block b as bytes: from the panel, or from where its nibbles were taken apart. */
@@ -238,33 +216,17 @@ INLINE void mul(const struct product *p, const enum act act, const enum fmt fmt,
 }
 
 /* The forms as avx512_panel.h has them. */
-#define PRODUCT(name, form, act) \
-	static void name(const struct product *p) \
+#define PRODUCT(form, act) \
+	static void mul_##form##_##act(const struct product *p) \
 	{ \
 		mul(p, ACT_##act, FMT_##form, form(act, NULL)); \
 	}
-PRODUCT(q4_0_q8, Q4_0, Q8)
-PRODUCT(q4_1_q8, Q4_1, Q8)
-PRODUCT(q8_0_q8, Q8_0, Q8)
-PRODUCT(q4_k_q8, Q4_K, Q8)
-PRODUCT(q5_k_q8, Q5_K, Q8)
-PRODUCT(q6_k_q8, Q6_K, Q8)
-PRODUCT(q4_0_q16, Q4_0, Q16)
-PRODUCT(q4_1_q16, Q4_1, Q16)
-PRODUCT(q8_0_q16, Q8_0, Q16)
-PRODUCT(q4_k_q16, Q4_K, Q16)
-PRODUCT(q5_k_q16, Q5_K, Q16)
-PRODUCT(q6_k_q16, Q6_K, Q16)
+WHOLE_NUMBERS(PRODUCT, Q8)
+WHOLE_NUMBERS(PRODUCT, Q16)
 #undef PRODUCT
 
 void isa_amx_int8(struct isa *isa)
 {
-	static const enum fmt forms[] = { FMT_Q4_0, FMT_Q4_1, FMT_Q8_0, FMT_Q4_K, FMT_Q5_K, FMT_Q6_K };
-	static void (*const muls[][2])(const struct product *) = { { q4_0_q8, q4_0_q16 }, { q4_1_q8, q4_1_q16 },
-		{ q8_0_q8, q8_0_q16 }, { q4_k_q8, q4_k_q16 }, { q5_k_q8, q5_k_q16 }, { q6_k_q8, q6_k_q16 } };
-
-	for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
-		isa->mul[ACT_Q8][forms[i]] = muls[i][0];
-		isa->mul[ACT_Q16][forms[i]] = muls[i][1];
-	}
+	WHOLE_NUMBERS(TO_TABLE, Q8)
+	WHOLE_NUMBERS(TO_TABLE, Q16)
 }

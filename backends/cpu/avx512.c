@@ -11,55 +11,26 @@
  *   Q8_0  18 + 34  26 + 34    Q6_K  22 + 30  30 + 36 */
 #include "avx512_panel.h"
 
-/* Unsigned times signed bytes: two neighbours in a word, added to it. */
-INLINE void add_pairs(__m512i *n, __m512i w, __m512i x)
+/* Unsigned times signed bytes: two neighbours in a word, added to it, where that cannot
+ * overflow. */
+INLINE __m512i add_bytes(__m512i n, __m512i w, __m512i x)
 {
-	*n = _mm512_add_epi16(*n, _mm512_maddubs_epi16(w, x));
-	IN_REGISTER(*n);
+	n = _mm512_add_epi16(n, _mm512_maddubs_epi16(w, x));
+	IN_REGISTER(n);
+	return n;
 }
 
-INLINE __m512i fold_pairs(__m512i n)
+INLINE __m512i sum_of_bytes(__m512i n)
 {
 	return _mm512_madd_epi16(n, _mm512_set1_epi16(1));
 }
 
-/* Nibbles: 8 pair sums of at most 2 * 15 * 127 stay below 2^15. */
-INLINE void dot_q4(__m512 *s, const char *block, const char *const *x, const int nx, const int h)
+/* Pairs of words. */
+INLINE __m512i add_words(__m512i n, __m512i w, __m512i x)
 {
-	__m512i n[8];
-
-	zeros(n, nx);
-	UNROLL(8)
-	for (int g = 0; g < 8; g++) {
-		const __m512i w = nibbles(block, g);
-
-		UNROLL(8)
-		for (int a = 0; a < nx; a++)
-			add_pairs(&n[a], w, x4(x[a], g));
-	}
-	UNROLL(8)
-	for (int a = 0; a < nx; a++)
-		s[a] = _mm512_cvtepi32_ps(fold_pairs(n[a]));
-}
-
-INLINE void dot_q4_planes(__m512 *s, const char *block, const char *const *x, const int nx, const int h)
-{
-	__m512i high[8], low[8];
-
-	zeros(high, nx), zeros(low, nx);
-	UNROLL(8)
-	for (int g = 0; g < 8; g++) {
-		const __m512i w = nibbles(block, g);
-
-		UNROLL(8)
-		for (int a = 0; a < nx; a++) {
-			add_pairs(&high[a], w, x4(x[a], g));
-			add_pairs(&low[a], w, x4(x[a] + QK, g));
-		}
-	}
-	UNROLL(8)
-	for (int a = 0; a < nx; a++)
-		s[a] = of_planes(fold_pairs(high[a]), fold_pairs(low[a]));
+	n = _mm512_add_epi32(n, _mm512_madd_epi16(w, x));
+	IN_REGISTER(n);
+	return n;
 }
 
 /* Bytes, as |w| times x with w's sign: one pair sum is at most 2 * 128 * 127. */
@@ -77,7 +48,7 @@ INLINE void dot_q8(__m512 *s, const char *block, const char *const *x, const int
 		for (int a = 0; a < nx; a++) {
 			const __m512i pairs = _mm512_maddubs_epi16(size, with_sign(x4(x[a], g), below));
 
-			n[a] = _mm512_add_epi32(n[a], fold_pairs(pairs));
+			n[a] = _mm512_add_epi32(n[a], sum_of_bytes(pairs));
 			IN_REGISTER(n[a]);
 		}
 	}
@@ -96,54 +67,13 @@ INLINE void dot_q5(__m512 *s, const char *block, const char *const *x, const int
 
 		UNROLL(8)
 		for (int a = 0; a < nx; a++) {
-			add_pairs(&n[a], w[0], x4(x[a], g));
-			add_pairs(&second[a], w[1], x4(x[a], 4 + g));
+			n[a] = add_bytes(n[a], w[0], x4(x[a], g));
+			second[a] = add_bytes(second[a], w[1], x4(x[a], 4 + g));
 		}
 	}
 	UNROLL(8)
 	for (int a = 0; a < nx; a++)
-		s[a] = _mm512_cvtepi32_ps(_mm512_add_epi32(fold_pairs(n[a]), fold_pairs(second[a])));
-}
-
-/* At most 32 in size: 4 pair sums of 2 * 32 * 127 stay below 2^15. */
-INLINE void dot_q6(__m512 *s, const char *block, const char *const *x, const int nx, const int h)
-{
-	__m512i n[8];
-
-	zeros(n, nx);
-	UNROLL(4)
-	for (int g = 4 * h; g < 4 * h + 4; g++) {
-		const __m512i w = part(block, g), size = _mm512_abs_epi8(w);
-		const __mmask64 below = _mm512_movepi8_mask(w);
-
-		UNROLL(8)
-		for (int a = 0; a < nx; a++)
-			add_pairs(&n[a], size, with_sign(x4(x[a], g), below));
-	}
-	UNROLL(8)
-	for (int a = 0; a < nx; a++)
-		s[a] = _mm512_cvtepi32_ps(fold_pairs(n[a]));
-}
-
-/* Words times words, [2g, 2 end) of x: 16 sums of at most 2 * 128 * 32258 stay
- * far below 2^31. */
-INLINE void dot_words_of(__m512 *s, const char *block, const char *const *x, const int nx, int g,
-	const int end)
-{
-	__m512i n[8];
-
-	zeros(n, nx);
-	UNROLL(16)
-	for (; g < end; g++) {
-		const __m512i w = words(block, g);
-
-		UNROLL(8)
-		for (int a = 0; a < nx; a++) {
-			n[a] = _mm512_add_epi32(n[a], _mm512_madd_epi16(w, x4(x[a], g)));
-			IN_REGISTER(n[a]);
-		}
-	}
-	to_float(s, n, nx);
+		s[a] = _mm512_cvtepi32_ps(_mm512_add_epi32(sum_of_bytes(n[a]), sum_of_bytes(second[a])));
 }
 
 #include "avx512_products.h"

@@ -146,22 +146,21 @@ INLINE void next_block(const char **x, const int nx, const struct form f)
 		x[a] += f.x_bytes;
 }
 
-/* One block of 32 columns times nx rows, where each has its halves; returns its end. */
-INLINE const char *add_block(__m512 *sum, const char *w, const char **x, const int nx, const struct form f)
+/* A panel comes in steps: with f.k 8 blocks and then their halves and tables, else a block and its
+ * halves. */
+INLINE int blocks_of(const struct form f)
 {
-	const int bytes = f.bytes * L, scales = f.minimum == OWN ? 4 * L : 2 * L;
-	__m512 s[8], d;
+	return f.k ? 8 : 1;
+}
 
-	ahead(w, bytes + scales);
-	f.dot(s, w, x, nx, 0);
-	d = halves(w + bytes);
-	add_scaled(sum, s, d, x, nx, f);
-	if (f.minimum == OWN)
-		add_minimum(sum, halves(w + bytes + 2 * L), x, nx, f);
-	if (f.minimum == EIGHT)
-		add_minimum(sum, _mm512_mul_ps(d, _mm512_set1_ps(-8)), x, nx, f);
-	next_block(x, nx, f);
-	return w + bytes + scales;
+INLINE int halves_bytes(const struct form f)
+{
+	return f.minimum == OWN ? 4 * L : 2 * L;
+}
+
+INLINE int step_bytes(const struct form f)
+{
+	return blocks_of(f) * f.bytes * L + halves_bytes(f) + (f.k ? 16 * L : 0);
 }
 
 /* 16 bytes of a table; those of minima, and the scales that go with them, have no sign. */
@@ -172,28 +171,48 @@ INLINE __m512 table(const char *p, const struct form f)
 	return _mm512_cvtepi32_ps(f.minimum == OWN ? _mm512_cvtepu8_epi32(v) : _mm512_cvtepi8_epi32(v));
 }
 
-/* 256 columns, where these have the halves. */
-INLINE const char *add_block_k(__m512 *sum, const char *w, const char **x, const int nx, const struct form f)
+/* What is multiplied by d and by s of the activations: of block b of a step, half h of it where there
+ * are two scales. */
+struct scale {
+	__m512 d, m;
+};
+
+/* tail: where a step's halves begin. */
+INLINE struct scale scale_of(const char *tail, const int b, const int h, const struct form f)
 {
-	const char *tail = w + 8 * f.bytes * L, *tables = tail + (f.minimum == OWN ? 4 : 2) * L;
-	const __m512 d = halves(tail);
-	const __m512 m = f.minimum == OWN ? _mm512_mul_ps(halves(tail + 2 * L), _mm512_set1_ps(-1)) : d;
+	const char *tables = tail + halves_bytes(f);
+	struct scale s = { halves(tail), _mm512_setzero_ps() };
 
-	ahead(tail, (int)(tables - tail) + 16 * L);
-	for (int b = 0; b < 8; b++, w += f.bytes * L) {
-		ahead(w, f.bytes * L);
-		UNROLL(2)
-		for (int h = 0; h < f.n_scales; h++) {
-			__m512 s[8];
+	if (f.minimum == EIGHT)
+		s.m = _mm512_mul_ps(s.d, _mm512_set1_ps(-8));
+	if (f.minimum == OWN)
+		s.m = halves(tail + 2 * L);
+	if (!f.k)
+		return s;
+	s.d = _mm512_mul_ps(s.d, table(tables + (b * f.n_scales + h) * L, f));
+	if (f.minimum == OWN)
+		s.m = _mm512_mul_ps(_mm512_mul_ps(s.m, _mm512_set1_ps(-1)), table(tables + (8 + b) * L, f));
+	return s;
+}
 
-			f.dot(s, w, x, nx, h);
-			add_scaled(sum, s, _mm512_mul_ps(d, table(tables + (b * f.n_scales + h) * L, f)), x, nx, f);
-		}
-		if (f.minimum == OWN)
-			add_minimum(sum, _mm512_mul_ps(m, table(tables + (8 + b) * L, f)), x, nx, f);
-		next_block(x, nx, f);
+/* Block b of a step, at w, times nx rows. */
+INLINE void add_block(__m512 *sum, const char *w, const char *tail, const int b, const char **x, const int nx,
+	const struct form f)
+{
+	struct scale k;
+
+	ahead(w, f.bytes * L);
+	UNROLL(2)
+	for (int h = 0; h < f.n_scales; h++) {
+		__m512 s[8];
+
+		f.dot(s, w, x, nx, h);
+		k = scale_of(tail, b, h, f);
+		add_scaled(sum, s, k.d, x, nx, f);
 	}
-	return tables + 16 * L;
+	if (f.minimum != NONE)
+		add_minimum(sum, k.m, x, nx, f);
+	next_block(x, nx, f);
 }
 
 /* Panel j times nx rows from row i on: nx and f are constants. */
@@ -207,8 +226,13 @@ INLINE void tile(const struct product *p, int64_t i, int64_t j, const int nx, co
 		x[a] = p->x + (i + a) * p->x_stride;
 		sum[a] = _mm512_setzero_ps();
 	}
-	for (int64_t k = 0; k < p->cols; k += f.k ? QK_K : QK)
-		w = f.k ? add_block_k(sum, w, x, nx, f) : add_block(sum, w, x, nx, f);
+	for (int64_t k = 0; k < p->cols; k += blocks_of(f) * QK, w += step_bytes(f)) {
+		const char *tail = w + blocks_of(f) * f.bytes * L;
+
+		ahead(tail, step_bytes(f) - blocks_of(f) * f.bytes * L);
+		for (int b = 0; b < blocks_of(f); b++)
+			add_block(sum, w + b * f.bytes * L, tail, b, x, nx, f);
+	}
 	UNROLL(8)
 	for (int a = 0; a < nx; a++)
 		_mm512_storeu_ps(p->out + (i + a) * GROUP + j * L, sum[a]);

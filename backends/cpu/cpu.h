@@ -124,6 +124,12 @@ struct isa {
 	double (*sum_exp)(const float *x, float max, int64_t n);
 };
 
+/* do(form, act) for each form of floats, and for each whose products are of whole numbers. A file that
+ * has them names them mul_FORM_ACT, as in mul_Q4_0_Q8, and TO_TABLE puts them into its `isa`. */
+#define FLOATS(do, act) do(F32, act) do(F16, act) do(BF16, act)
+#define WHOLE_NUMBERS(do, act) do(Q4_0, act) do(Q4_1, act) do(Q8_0, act) do(Q4_K, act) do(Q5_K, act) do(Q6_K, act)
+#define TO_TABLE(form, act) isa->mul[ACT_##act][FMT_##form] = mul_##form##_##act;
+
 /* Before a loop over constants: it must go, or what it indexes stays in memory. */
 #ifndef SANITIZED /* which makes of one access ten: no loop may be written out then */
 #define PRAGMA(x) _Pragma(#x)
@@ -144,9 +150,19 @@ void panel_decode(const struct isa *, float *y, enum fmt, int64_t lane, const ch
 void panel_pack(const struct isa *, char *w, enum fmt, int64_t rows, int64_t cols, int64_t first,
 	int64_t n, const char *from, int64_t stride);
 /* panel_k.c: the same of Q4_K, Q5_K, Q6_K alone. */
+static inline bool is_k(enum fmt fmt)
+{
+	return fmt == FMT_Q4_K || fmt == FMT_Q5_K || fmt == FMT_Q6_K;
+}
 int64_t panel_k_bytes(enum fmt); /* of one lane, 256 columns */
 void panel_k_put(char *panel, enum fmt, int64_t lanes, int64_t lane, const char *row, int64_t cols);
 void panel_k_decode(float *y, enum fmt, int64_t lanes, int64_t lane, const char *panel, int64_t cols);
+/* What a lane has in a block of 32 columns: number i is d[i / 16] * q[i] + m. */
+struct lane_block {
+	int32_t q[QK];
+	float d[2], m;
+};
+void panel_k_block(struct lane_block *, enum fmt, int64_t lanes, int64_t lane, const char *panel, int64_t b);
 
 void isa_scalar(struct isa *);
 void isa_avx2(struct isa *);
@@ -209,6 +225,7 @@ void to_planes(void *y, const float *x, int64_t cols); /* struct q16_block */
 void to_words(void *y, const float *x, int64_t cols);
 void to_bf16(void *y, const float *x, int64_t cols);    /* rows of bf16, ACT_BF16 */
 void round_bf16(void *y, const float *x, int64_t cols); /* the same numbers, as float */
+uint16_t bf16_of(float x); /* to nearest, ties to even; an infinity and a NaN stay one */
 
 /* ref.c: plain C, used by faster tables for what they do not speed up. */
 void glu_ref(float *y, const float *gate, const float *up, int64_t n, int act);

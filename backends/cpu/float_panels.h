@@ -129,26 +129,17 @@ INLINE void some(const struct product *p, int64_t j, const int np, const enum fm
 	}
 }
 
-static void mul_f32(const struct product *p)
-{
-	mul_floats(p, FMT_F32);
-}
-
-static void mul_f16(const struct product *p)
-{
-	mul_floats(p, FMT_F16);
-}
-
-static void mul_bf16(const struct product *p)
-{
-	mul_floats(p, FMT_BF16);
-}
+#define PRODUCT(form, act) \
+	static void mul_##form##_##act(const struct product *p) \
+	{ \
+		mul_floats(p, FMT_##form); \
+	}
+FLOATS(PRODUCT, F32)
+#undef PRODUCT
 
 INLINE void set_floats(struct isa *isa)
 {
-	isa->mul[ACT_F32][FMT_F32] = mul_f32;
-	isa->mul[ACT_F32][FMT_F16] = mul_f16;
-	isa->mul[ACT_F32][FMT_BF16] = mul_bf16;
+	FLOATS(TO_TABLE, F32)
 }
 
 #endif

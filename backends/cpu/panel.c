@@ -26,11 +26,6 @@ static int float_bytes(enum fmt fmt)
 	return fmt == FMT_F32 ? 4 : fmt == FMT_F16 || fmt == FMT_BF16 ? 2 : 0;
 }
 
-static bool is_k(enum fmt fmt)
-{
-	return fmt == FMT_Q4_K || fmt == FMT_Q5_K || fmt == FMT_Q6_K;
-}
-
 int64_t panel_bytes(enum fmt fmt, int64_t lanes, int64_t cols)
 {
 	const int block = form_of(fmt).bytes;

@@ -122,25 +122,37 @@ void panel_k_put(char *panel, enum fmt fmt, int64_t lanes, int64_t lane, const c
 	}
 }
 
+void panel_k_block(struct lane_block *k, enum fmt fmt, int64_t lanes, int64_t lane, const char *panel, int64_t b)
+{
+	const struct place p = place_of(panel + b / 8 * panel_k_bytes(fmt) * lanes, fmt, lanes, lane);
+	const char *words = p.words + b % 8 * p.parts * 4 * lanes;
+	const bool six = fmt == FMT_Q6_K;
+
+	for (int i = 0; i < QK; i++) {
+		const int at = fmt == FMT_Q4_K ? i % 16 : i;
+		const uint8_t v = (uint8_t)words[at / 4 * 4 * lanes + at % 4];
+
+		k->q[i] = six ? (int8_t)v : fmt == FMT_Q5_K ? v : i < 16 ? v & 15 : v >> 4;
+	}
+	for (int h = 0; h < 2; h++) {
+		const char scale = p.bytes[(six ? b % 8 * 2 + h : b % 8) * lanes];
+
+		k->d[h] = load_half(p.halves) * (float)(six ? (int8_t)scale : (uint8_t)scale);
+	}
+	k->m = six ? 0 : -load_half(p.halves + 2 * lanes) * (float)(uint8_t)p.bytes[(8 + b % 8) * lanes];
+}
+
 /* As decode_q4_k() and the others would have it from the stored row, to the bit. */
 void panel_k_decode(float *y, enum fmt fmt, int64_t lanes, int64_t lane, const char *panel, int64_t cols)
 {
 	for (int64_t b = 0; b < cols / QK; b++, y += QK) {
-		const struct place p = place_of(panel + b / 8 * panel_k_bytes(fmt) * lanes, fmt, lanes, lane);
-		const char *words = p.words + b % 8 * p.parts * 4 * lanes;
-		const float d = load_half(p.halves), m = fmt == FMT_Q6_K ? 0 : load_half(p.halves + 2 * lanes);
+		struct lane_block k;
 
+		panel_k_block(&k, fmt, lanes, lane, panel, b);
 		for (int i = 0; i < QK; i++) {
-			const int at = fmt == FMT_Q4_K ? i % 16 : i;
-			const uint8_t v = (uint8_t)words[at / 4 * 4 * lanes + at % 4];
-			const int64_t k = fmt == FMT_Q6_K ? b % 8 * 2 + i / 16 : b % 8;
-			const int q = fmt == FMT_Q6_K ? (int8_t)v : fmt == FMT_Q5_K ? v : i < 16 ? v & 15 : v >> 4;
-			const float scale = d * (float)(fmt == FMT_Q6_K ? (int8_t)p.bytes[k * lanes] :
-				(uint8_t)p.bytes[k * lanes]);
-
-			y[i] = scale * (float)q;
-			if (fmt != FMT_Q6_K)
-				y[i] -= m * (float)(uint8_t)p.bytes[(8 + k) * lanes];
+			y[i] = k.d[i / 16] * (float)k.q[i];
+			if (fmt != FMT_Q6_K) /* which keeps a zero's sign */
+				y[i] += k.m;
 		}
 	}
 }

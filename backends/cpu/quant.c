@@ -256,8 +256,7 @@ void to_words(void *blocks, const float *x, int64_t cols)
 	}
 }
 
-/* To nearest, ties to even; an infinity and a NaN stay one. */
-static uint16_t bf16_of(float x)
+uint16_t bf16_of(float x)
 {
 	uint32_t u;
 

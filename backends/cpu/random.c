@@ -20,15 +20,12 @@ struct random_job {
 
 static void put(char *row, int32_t dtype, int64_t i, float x)
 {
-	uint32_t u;
+	const uint16_t half = bf16_of(x);
 
-	if (dtype == NVLLM_F32) {
+	if (dtype == NVLLM_F32)
 		memcpy(row + i * 4, &x, 4);
-		return;
-	}
-	memcpy(&u, &x, 4);
-	u += 0x7fff + (u >> 16 & 1); /* bf16, to nearest, ties to even */
-	memcpy(row + i * 2, (char *)&u + 2, 2);
+	else
+		memcpy(row + i * 2, &half, 2);
 }
 
 /* Row r, whose place in a plane of rows would be `place`; the last one brings rows of zeros. */

@@ -43,72 +43,65 @@ static void mul_float(const struct product *p, enum fmt fmt)
 		}
 }
 
-static void mul_f32(const struct product *p)
-{
-	mul_float(p, FMT_F32);
-}
+#define PRODUCT(form, act) \
+	static void mul_##form##_##act(const struct product *p) \
+	{ \
+		mul_float(p, FMT_##form); \
+	}
+FLOATS(PRODUCT, F32)
+#undef PRODUCT
 
-static void mul_f16(const struct product *p)
-{
-	mul_float(p, FMT_F16);
-}
-
-static void mul_bf16(const struct product *p)
-{
-	mul_float(p, FMT_BF16);
-}
-
-/* Lane r of a block of a panel: its 32 whole numbers, scale and minimum. */
-struct lane_block {
-	int32_t q[QK];
-	float d, m;
-};
-
-static void load_lane(struct lane_block *k, const char *block, enum fmt fmt, int64_t lanes, int64_t r)
+/* Block b of lane r of a panel. */
+static void load_lane(struct lane_block *k, const char *panel, enum fmt fmt, int64_t lanes, int64_t r, int64_t b)
 {
 	const int64_t words = fmt == FMT_Q8_0 ? 8 : 4;
-	const char *scales = block + words * 4 * lanes + 2 * r;
+	const char *block = panel + b * panel_bytes(fmt, lanes, QK), *scales = block + words * 4 * lanes + 2 * r;
 
+	if (is_k(fmt)) {
+		panel_k_block(k, fmt, lanes, r, panel, b);
+		return;
+	}
 	for (int i = 0; i < QK; i++) {
 		const int at = fmt == FMT_Q8_0 ? i : i % 16;
 		const uint8_t v = (uint8_t)block[(at / 4 * lanes + r) * 4 + at % 4];
 
 		k->q[i] = fmt == FMT_Q8_0 ? (int8_t)v : i < 16 ? v & 15 : v >> 4;
 	}
-	k->d = load_half(scales);
-	k->m = fmt == FMT_Q4_1 ? load_half(scales + 2 * lanes) : fmt == FMT_Q4_0 ? -8 * k->d : 0;
+	k->d[0] = k->d[1] = load_half(scales);
+	k->m = fmt == FMT_Q4_1 ? load_half(scales + 2 * lanes) : fmt == FMT_Q4_0 ? -8 * k->d[0] : 0;
 }
 
-/* What a block of activations says of itself: element i, d and s. */
+/* Element i of a block of activations, as products with the form have them. */
 static int32_t element_of(const char *x, enum act act, enum fmt fmt, int i)
 {
 	const struct q16_block *b = (const struct q16_block *)x;
 
 	if (act == ACT_Q8)
 		return ((const struct q8_block *)x)->q[i];
-	if (fmt != FMT_Q8_0)
+	if (fmt == FMT_Q4_0 || fmt == FMT_Q4_1 || fmt == FMT_Q4_K)
 		return 254 * b->high[i] + b->low[i];
 	return b->word[PAIR(i)]; /* its own inverse */
 }
 
-static float sum_of_block(const char *x, enum act act)
-{
-	return act == ACT_Q8 ? ((const struct q8_block *)x)->s : ((const struct q16_block *)x)->s;
-}
-
-/* The products of one block are summed as integers, exactly (below 127 * 32258 * 32); the
- * blocks in order. */
+/* Adds a block's products: those with one scale are summed as integers, exactly (below
+ * 127 * 32258 * 32). */
 static float add_block(float sum, const struct lane_block *k, const char *x, enum act act, enum fmt fmt)
 {
 	const float d = act == ACT_Q8 ? ((const struct q8_block *)x)->d : ((const struct q16_block *)x)->d;
-	int32_t dot = 0;
+	const float s = act == ACT_Q8 ? ((const struct q8_block *)x)->s : ((const struct q16_block *)x)->s;
+	const int each = fmt == FMT_Q6_K ? 16 : QK;
 
-	for (int i = 0; i < QK; i++)
-		dot += element_of(x, act, fmt, i) * k->q[i];
-	sum += k->d * d * (float)dot;
-	return fmt == FMT_Q8_0 ? sum : sum + k->m * sum_of_block(x, act);
+	for (int first = 0; first < QK; first += each) {
+		int32_t dot = 0;
+
+		for (int i = first; i < first + each; i++)
+			dot += element_of(x, act, fmt, i) * k->q[i];
+		sum += k->d[first / 16] * d * (float)dot;
+	}
+	return fmt == FMT_Q8_0 || fmt == FMT_Q6_K ? sum : sum + k->m * s;
 }
 
+/* The blocks in order. */
 static void mul_blocks(const struct product *p, enum act act, enum fmt fmt)
 {
 	const int64_t x_bytes = act == ACT_Q8 ? sizeof(struct q8_block) : sizeof(struct q16_block);
@@ -120,7 +113,7 @@ static void mul_blocks(const struct product *p, enum act act, enum fmt fmt)
 		for (int64_t b = 0; b < p->cols / QK; b++) {
 			struct lane_block k;
 
-			load_lane(&k, panel + b * panel_bytes(fmt, p->lanes, QK), fmt, p->lanes, j % p->lanes);
+			load_lane(&k, panel, fmt, p->lanes, j % p->lanes, b);
 			for (int64_t i = 0; i < p->n_x; i++)
 				sum[i] = add_block(sum[i], &k, p->x + i * p->x_stride + b * x_bytes, act, fmt);
 		}
@@ -129,97 +122,14 @@ static void mul_blocks(const struct product *p, enum act act, enum fmt fmt)
 	}
 }
 
-/* Lane r of block b of Q4_K, Q5_K or Q6_K; half h of the latter has a scale of its own. */
-static void load_k(struct lane_block *k, const char *panel, enum fmt fmt, const struct product *p, int64_t r,
-	int64_t b, int h)
-{
-	const int64_t L = p->lanes, size = panel_k_bytes(fmt), words = fmt == FMT_Q4_K ? 4 : 8;
-	const char *w = panel + b / 8 * size * L, *block = w + b % 8 * words * 4 * L;
-	const char *tail = w + 8 * words * 4 * L + 2 * r, *bytes = w + (size - 16) * L + r;
-
-	for (int i = 0; i < QK; i++) {
-		const int at = fmt == FMT_Q4_K ? i % 16 : i;
-		const uint8_t v = (uint8_t)block[(at / 4 * L + r) * 4 + at % 4];
-
-		k->q[i] = fmt == FMT_Q6_K ? (i / 16 == h ? (int8_t)v : 0) : fmt == FMT_Q5_K ? v : i < 16 ? v & 15 : v >> 4;
-	}
-	if (fmt == FMT_Q6_K) {
-		k->d = load_half(tail) * (float)(int8_t)bytes[(b % 8 * 2 + h) * L];
-		k->m = 0;
-	} else {
-		k->d = load_half(tail) * (float)(uint8_t)bytes[b % 8 * L];
-		k->m = -load_half(tail + 2 * L) * (float)(uint8_t)bytes[(8 + b % 8) * L];
-	}
-}
-
-static void mul_k(const struct product *p, enum act act, enum fmt fmt)
-{
-	const int64_t x_bytes = act == ACT_Q8 ? sizeof(struct q8_block) : sizeof(struct q16_block);
-	const enum fmt like = fmt == FMT_Q4_K ? FMT_Q4_1 : FMT_Q8_0; /* of the activations */
-
-	for (int64_t j = 0; j < p->n_w * p->lanes; j++) {
-		const char *panel = p->w + j / p->lanes * p->panel_bytes;
-		float sum[X_ROWS] = { 0 };
-
-		for (int64_t b = 0; b < p->cols / QK; b++)
-			for (int h = 0; h < (fmt == FMT_Q6_K ? 2 : 1); h++) {
-				struct lane_block k;
-
-				load_k(&k, panel, fmt, p, j % p->lanes, b, h);
-				for (int64_t i = 0; i < p->n_x; i++) {
-					const char *x = p->x + i * p->x_stride + b * x_bytes;
-
-					sum[i] = add_block(sum[i], &k, x, act, like);
-					if (fmt == FMT_Q5_K)
-						sum[i] += k.m * sum_of_block(x, act);
-				}
-			}
-		for (int64_t i = 0; i < p->n_x; i++)
-			p->out[i * GROUP + j] = sum[i];
-	}
-}
-
-#define MUL_K(name, act, fmt) \
-	static void name(const struct product *p) \
+#define PRODUCT(form, act) \
+	static void mul_##form##_##act(const struct product *p) \
 	{ \
-		mul_k(p, act, fmt); \
+		mul_blocks(p, ACT_##act, FMT_##form); \
 	}
-MUL_K(mul_q4_k_q8, ACT_Q8, FMT_Q4_K)
-MUL_K(mul_q5_k_q8, ACT_Q8, FMT_Q5_K)
-MUL_K(mul_q6_k_q8, ACT_Q8, FMT_Q6_K)
-MUL_K(mul_q4_k_q16, ACT_Q16, FMT_Q4_K)
-MUL_K(mul_q5_k_q16, ACT_Q16, FMT_Q5_K)
-MUL_K(mul_q6_k_q16, ACT_Q16, FMT_Q6_K)
-
-static void mul_q4_0_q8(const struct product *p)
-{
-	mul_blocks(p, ACT_Q8, FMT_Q4_0);
-}
-
-static void mul_q4_1_q8(const struct product *p)
-{
-	mul_blocks(p, ACT_Q8, FMT_Q4_1);
-}
-
-static void mul_q8_0_q8(const struct product *p)
-{
-	mul_blocks(p, ACT_Q8, FMT_Q8_0);
-}
-
-static void mul_q4_0_q16(const struct product *p)
-{
-	mul_blocks(p, ACT_Q16, FMT_Q4_0);
-}
-
-static void mul_q4_1_q16(const struct product *p)
-{
-	mul_blocks(p, ACT_Q16, FMT_Q4_1);
-}
-
-static void mul_q8_0_q16(const struct product *p)
-{
-	mul_blocks(p, ACT_Q16, FMT_Q8_0);
-}
+WHOLE_NUMBERS(PRODUCT, Q8)
+WHOLE_NUMBERS(PRODUCT, Q16)
+#undef PRODUCT
 
 /* ---- the rest ---- */
 
@@ -306,18 +216,14 @@ void isa_scalar(struct isa *isa)
 			[ACT_Q16] = { [FMT_Q4_0] = to_planes, [FMT_Q4_1] = to_planes, [FMT_Q8_0] = to_words,
 				[FMT_Q4_K] = to_planes, [FMT_Q5_K] = to_words, [FMT_Q6_K] = to_words },
 		},
-		.mul = {
-			[ACT_F32] = { [FMT_F32] = mul_f32, [FMT_F16] = mul_f16, [FMT_BF16] = mul_bf16 },
-			[ACT_Q8] = { [FMT_Q4_0] = mul_q4_0_q8, [FMT_Q4_1] = mul_q4_1_q8, [FMT_Q8_0] = mul_q8_0_q8,
-				[FMT_Q4_K] = mul_q4_k_q8, [FMT_Q5_K] = mul_q5_k_q8, [FMT_Q6_K] = mul_q6_k_q8 },
-			[ACT_Q16] = { [FMT_Q4_0] = mul_q4_0_q16, [FMT_Q4_1] = mul_q4_1_q16, [FMT_Q8_0] = mul_q8_0_q16,
-				[FMT_Q4_K] = mul_q4_k_q16, [FMT_Q5_K] = mul_q5_k_q16, [FMT_Q6_K] = mul_q6_k_q16 },
-		},
 		.norm = norm_ref,
 		.add = add,
 		.rope = rope_ref,
 		.glu = glu_ref,
 		.sum_exp = sum_exp,
 	};
+	FLOATS(TO_TABLE, F32)
+	WHOLE_NUMBERS(TO_TABLE, Q8)
+	WHOLE_NUMBERS(TO_TABLE, Q16)
 	decode_plain(isa);
 }

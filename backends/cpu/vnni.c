@@ -13,40 +13,19 @@
  *   Q8_0  10 + 12  26 + 19    Q6_K  22 + 22  30 + 22 */
 #include "avx512_panel.h"
 
-INLINE void dot_q4(__m512 *s, const char *block, const char *const *x, const int nx, const int h)
+INLINE __m512i add_bytes(__m512i n, __m512i w, __m512i x)
 {
-	__m512i n[8];
-
-	zeros(n, nx);
-	UNROLL(8)
-	for (int g = 0; g < 8; g++) {
-		const __m512i w = nibbles(block, g);
-
-		UNROLL(8)
-		for (int a = 0; a < nx; a++)
-			n[a] = _mm512_dpbusd_epi32(n[a], w, x4(x[a], g));
-	}
-	to_float(s, n, nx);
+	return _mm512_dpbusd_epi32(n, w, x);
 }
 
-INLINE void dot_q4_planes(__m512 *s, const char *block, const char *const *x, const int nx, const int h)
+INLINE __m512i sum_of_bytes(__m512i n)
 {
-	__m512i high[8], low[8];
+	return n;
+}
 
-	zeros(high, nx), zeros(low, nx);
-	UNROLL(8)
-	for (int g = 0; g < 8; g++) {
-		const __m512i w = nibbles(block, g);
-
-		UNROLL(8)
-		for (int a = 0; a < nx; a++) {
-			high[a] = _mm512_dpbusd_epi32(high[a], w, x4(x[a], g));
-			low[a] = _mm512_dpbusd_epi32(low[a], w, x4(x[a] + QK, g));
-		}
-	}
-	UNROLL(8)
-	for (int a = 0; a < nx; a++)
-		s[a] = of_planes(high[a], low[a]);
+INLINE __m512i add_words(__m512i n, __m512i w, __m512i x)
+{
+	return _mm512_dpwssd_epi32(n, w, x);
 }
 
 /* The weight must be unsigned: (w + 128) x - 128 x, with x's sum known. */
@@ -81,43 +60,7 @@ INLINE void dot_q5(__m512 *s, const char *block, const char *const *x, const int
 
 		UNROLL(8)
 		for (int a = 0; a < nx; a++)
-			n[a] = _mm512_dpbusd_epi32(n[a], w, x4(x[a], g));
-	}
-	to_float(s, n, nx);
-}
-
-/* The sum of half a block of x is not known: |w| times x with w's sign. */
-INLINE void dot_q6(__m512 *s, const char *block, const char *const *x, const int nx, const int h)
-{
-	__m512i n[8];
-
-	zeros(n, nx);
-	UNROLL(4)
-	for (int g = 4 * h; g < 4 * h + 4; g++) {
-		const __m512i w = part(block, g), size = _mm512_abs_epi8(w);
-		const __mmask64 below = _mm512_movepi8_mask(w);
-
-		UNROLL(8)
-		for (int a = 0; a < nx; a++)
-			n[a] = _mm512_dpbusd_epi32(n[a], size, with_sign(x4(x[a], g), below));
-	}
-	to_float(s, n, nx);
-}
-
-/* Words [2g, 2 end) of x. */
-INLINE void dot_words_of(__m512 *s, const char *block, const char *const *x, const int nx, int g,
-	const int end)
-{
-	__m512i n[8];
-
-	zeros(n, nx);
-	UNROLL(16)
-	for (; g < end; g++) {
-		const __m512i w = words(block, g);
-
-		UNROLL(8)
-		for (int a = 0; a < nx; a++)
-			n[a] = _mm512_dpwssd_epi32(n[a], w, x4(x[a], g));
+			n[a] = add_bytes(n[a], w, x4(x[a], g));
 	}
 	to_float(s, n, nx);
 }
@@ -132,7 +75,8 @@ void isa_vnni(struct isa *isa)
 
 void vnni_mul(enum act act, enum fmt fmt, const struct product *p)
 {
-	for (int i = 0; i < N_PRODUCTS; i++)
-		if (products[i].act == act && products[i].fmt == fmt)
-			products[i].mul(p);
+#define CALL(form, of) if (act == ACT_##of && fmt == FMT_##form) mul_##form##_##of(p);
+	WHOLE_NUMBERS(CALL, Q8)
+	WHOLE_NUMBERS(CALL, Q16)
+#undef CALL
 }
