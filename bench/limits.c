@@ -1,16 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /* limits.c - what this machine can do at most, on 1 to N threads at once: bytes read from memory,
- * products and sums in f32, and byte products (four to a 32-bit word, as AVX2, or as AVX-512 VNNI
- * where it is there). One line of JSON a number of threads.
+ * products and sums in f32, byte products (four to a 32-bit word, as AVX2, or as AVX-512 VNNI
+ * where it is there), and those of AMX tiles, bytes and bf16. One line of JSON a number of threads.
  *
  * usage: cc -O2 -pthread bench/limits.c -o limits && ./limits [threads] */
+#define _GNU_SOURCE
+#include <cpuid.h>
 #include <immintrin.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #define READ_BYTES ((size_t)256 << 20)
 #define LOOPS 4000000
@@ -116,6 +120,49 @@ __attribute__((target("avx512f,avx512bw,avx512vnni"))) static double bytes_vnni(
 	return 10. * 64 * LOOPS;
 }
 
+/* Four tiles of sums, of two and two tiles of factors: 16 x 16 x 64 bytes a product. */
+struct shape {
+	uint8_t palette, start, none[14];
+	uint16_t row_bytes[16];
+	uint8_t rows[16];
+};
+static const _Alignas(64) struct shape tiles = { .palette = 1, .row_bytes = { 64, 64, 64, 64, 64, 64, 64, 64 },
+	.rows = { 16, 16, 16, 16, 16, 16, 16, 16 } };
+
+#define TILES(name, target_, product, numbers) \
+__attribute__((target(target_))) static double name(const char *p) \
+{ \
+	_tile_loadconfig(&tiles); \
+	_tile_loadd(4, p, 64); \
+	_tile_loadd(5, p, 64); \
+	_tile_loadd(6, p, 64); \
+	_tile_loadd(7, p, 64); \
+	_tile_zero(0); \
+	_tile_zero(1); \
+	_tile_zero(2); \
+	_tile_zero(3); \
+	for (int n = 0; n < LOOPS / 16; n++) { \
+		product(0, 4, 6); \
+		product(1, 4, 7); \
+		product(2, 5, 6); \
+		product(3, 5, 7); \
+	} \
+	_tile_release(); \
+	return 4. * 16 * 16 * (numbers) * (LOOPS / 16); \
+}
+TILES(bytes_tiles, "amx-tile,amx-int8", _tile_dpbssd, 64)
+TILES(bf16_tiles, "amx-tile,amx-bf16", _tile_dpbf16ps, 32)
+
+/* Tiles of bytes and bf16, and the system lets us use them: Documentation/arch/x86/xstate.rst. */
+static int has_tiles(void)
+{
+	const unsigned wanted = 1u << 22 | 1u << 24 | 1u << 25; /* AMX-BF16, AMX-TILE, AMX-INT8 */
+	unsigned a, b, c, d;
+
+	return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & wanted) == wanted &&
+		syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+}
+
 struct task {
 	double (*fn)(const char *);
 	char *memory;
@@ -167,6 +214,7 @@ int main(int argc, char **argv)
 	const int most = argc > 1 ? atoi(argv[1]) : 1;
 	const int wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
 	const int vnni = wide && __builtin_cpu_supports("avx512vnni");
+	const int tiles_too = has_tiles();
 	char *memory[64];
 
 	if (most < 1 || most > 64) {
@@ -179,9 +227,14 @@ int main(int argc, char **argv)
 			return 1;
 		memset(memory[i], i + 1, READ_BYTES);
 	}
-	for (int n = 1; n <= most; n++)
-		printf("{\"threads\": %d, \"read_gb_per_s\": %.1f, \"f32_gmac_per_s\": %.1f, \"byte_gmac_per_s\": %.1f}\n", n,
+	for (int n = 1; n <= most; n++) {
+		printf("{\"threads\": %d, \"read_gb_per_s\": %.1f, \"f32_gmac_per_s\": %.1f, \"byte_gmac_per_s\": %.1f", n,
 			run(n, read_bytes, memory), run(n, wide ? fma_avx512 : fma_avx2, memory),
 			run(n, vnni ? bytes_vnni : bytes_avx2, memory));
+		if (tiles_too)
+			printf(", \"tile_byte_gmac_per_s\": %.1f, \"tile_bf16_gmac_per_s\": %.1f", run(n, bytes_tiles, memory),
+				run(n, bf16_tiles, memory));
+		puts("}");
+	}
 	return 0;
 }

@@ -10,7 +10,7 @@
 
 #include "amx_panel.h"
 
-#define CHUNK 16  /* tiles of a panel, of which two panels then stay in the first-level cache */
+#define CHUNK 8  /* tiles of a panel: those of two panels and what passes by of x stay in the first-level cache */
 
 /* Tiles 0 to 3 are sums and 4 is x: r rows. 5 is a second of x, with 16 rows, or of the
  * weight; 6 and 7 are of the weight. */
@@ -27,6 +27,20 @@ struct tiles {
 	const char *w;
 	int64_t panel_bytes;
 };
+
+/* Up to 16 rows of x, 32 columns after the other `step` bytes apart: as a tile, whose rows lie side by side, or,
+ * what is left of the rows, where they are. */
+struct rows {
+	const char *x;
+	int64_t step, stride;
+};
+
+INLINE struct rows rows_at(const struct product *p, int64_t i)
+{
+	const char *x = p->x + i * p->x_stride;
+
+	return p->n_x - i < TILE ? (struct rows){ x, 64, p->x_stride } : (struct rows){ x, STEP, 64 };
+}
 
 /* Adds 32 columns to the sums of panel q of four. Three tiles take turns for the weight. */
 INLINE void times(const int q, const char *tile)
@@ -80,7 +94,8 @@ INLINE void store_sums(float *out, const int n)
 INLINE void few_rows(const struct product *p, const struct tiles t, int64_t i, int64_t j, const int np,
 	const enum fmt fmt)
 {
-	const char *x = p->x + i * p->x_stride, *w = t.w + j * t.panel_bytes;
+	const struct rows r = rows_at(p, i);
+	const char *w = t.w + j * t.panel_bytes;
 	const int64_t n = whole_blocks(p->cols) / QK;
 
 	zero_sums(np);
@@ -91,7 +106,7 @@ INLINE void few_rows(const struct product *p, const struct tiles t, int64_t i, i
 		if (b < 0)
 			continue;
 		written();
-		_tile_loadd(4, x + b * 64, p->x_stride);
+		_tile_loadd(4, r.x + b * r.step, r.stride);
 		UNROLL(4)
 		for (int q = 0; q < np; q++) {
 			const char *tile = fmt == FMT_BF16 ? w + q * t.panel_bytes + b * STEP
@@ -116,13 +131,34 @@ INLINE void few(const struct product *p, const struct tiles t, int64_t i, const 
 		few_rows(p, t, i, j, 1, fmt);
 }
 
+/* What a square asks for ahead: the tiles of x that come next, into the nearest cache, and of each panel
+ * some lines that are far yet. */
+struct next {
+	const char *x, *w;
+	int64_t lines; /* for each tile of x */
+};
+
+INLINE void ask(const struct next *next, int64_t tile, int64_t panel_bytes, int64_t x_bytes, const int np)
+{
+	const char *x = next->x + tile * STEP, *w = next->w + tile * next->lines * 64;
+
+	UNROLL(16)
+	for (int i = 0; i < STEP; i += 64) {
+		_mm_prefetch(x + i, _MM_HINT_T0);
+		_mm_prefetch(x + x_bytes + i, _MM_HINT_T0);
+	}
+	for (int64_t i = 0; i < next->lines * 64; i += 64)
+		for (int q = 0; q < np; q++)
+			_mm_prefetch(w + q * panel_bytes + i, _MM_HINT_T1);
+}
+
 /* 32 rows of x from row i on times np panels (1 or 2) from panel j on, tiles [b, end) of them:
  * four products for four loads. Sums of the tiles before are in out. */
 INLINE void square(const struct product *p, const struct tiles t, int64_t i, int64_t j, int64_t b,
-	int64_t end, const int np)
+	int64_t end, const int np, const struct next *next)
 {
-	const int64_t stride = p->x_stride;
-	const char *x = p->x + i * stride, *w = t.w + j * t.panel_bytes;
+	const int64_t bytes = TILE * p->x_stride, begin = b;
+	const char *x = p->x + i * p->x_stride, *w = t.w + j * t.panel_bytes;
 	float *out = p->out + i * GROUP + j * L, *below = out + TILE * GROUP;
 
 	if (b == 0) {
@@ -136,16 +172,17 @@ INLINE void square(const struct product *p, const struct tiles t, int64_t i, int
 		}
 	}
 	for (; b < end; b++) {
-		_tile_loadd(4, x + b * 64, stride);
+		_tile_loadd(4, x + b * STEP, 64);
 		_tile_loadd(6, w + b * STEP, 64);
 		_tile_dpbf16ps(0, 4, 6);
-		_tile_loadd(5, x + TILE * stride + b * 64, stride);
+		_tile_loadd(5, x + bytes + b * STEP, 64);
 		_tile_dpbf16ps(2, 5, 6);
 		if (np > 1) {
 			_tile_loadd(7, w + t.panel_bytes + b * STEP, 64);
 			_tile_dpbf16ps(1, 4, 7);
 			_tile_dpbf16ps(3, 5, 7);
 		}
+		ask(next, b - begin, t.panel_bytes, bytes, np);
 	}
 	_tile_stored(0, out, GROUP * 4);
 	_tile_stored(2, below, GROUP * 4);
@@ -155,30 +192,41 @@ INLINE void square(const struct product *p, const struct tiles t, int64_t i, int
 	}
 }
 
-/* Rows [0, last) of x, a multiple of 32, times np panels. */
-INLINE void squares(const struct product *p, const struct tiles t, int64_t last, int64_t j, const int np)
+/* Rows [0, last) of x, a multiple of 32, times np panels. far: the weight comes from memory, and the next chunk of it
+ * is asked for meanwhile; past the last panel that asks for nothing. */
+INLINE void squares(const struct product *p, const struct tiles t, int64_t last, int64_t j, const int np, const bool far)
 {
-	const int64_t n = whole_blocks(p->cols) / QK;
+	const int64_t n = whole_blocks(p->cols) / QK, chunk = CHUNK * STEP / 64, times = last / (2 * TILE) * CHUNK;
+	const int64_t lines = far ? (chunk + times - 1) / times : 0;
 
 	for (int64_t b = 0, end; b < n; b = end) {
+		const char *w = t.w + (b + CHUNK < n ? j : j + np) * t.panel_bytes + (b + CHUNK < n ? b + CHUNK : 0) * STEP;
+
 		end = n - b < CHUNK ? n : b + CHUNK;
-		for (int64_t i = 0; i < last; i += 2 * TILE)
-			square(p, t, i, j, b, end, np);
+		for (int64_t i = 0; i < last; i += 2 * TILE) {
+			const bool more = i + 2 * TILE < last;
+			const struct next next = {
+				p->x + (more ? (i + 2 * TILE) * p->x_stride + b * STEP : end % n * STEP),
+				w + i / (2 * TILE) * CHUNK * lines * 64, lines,
+			};
+
+			square(p, t, i, j, b, end, np, &next);
+		}
 	}
 }
 
-/* More than 16 rows of x times panels that are tiles. */
-static void many(const struct product *p, const struct tiles t)
+/* 16 rows of x or more times panels that are tiles. */
+static void many(const struct product *p, const struct tiles t, const bool far)
 {
 	const int64_t pairs = p->n_x / (2 * TILE) * (2 * TILE), whole = p->n_x / TILE * TILE;
 	int64_t j = 0;
 
 	written();
 	_tile_loadconfig(&shapes[TILE]);
-	for (; j + 2 <= p->n_w; j += 2)
-		squares(p, t, pairs, j, 2);
-	if (j < p->n_w)
-		squares(p, t, pairs, j, 1);
+	for (; pairs && j + 2 <= p->n_w; j += 2)
+		squares(p, t, pairs, j, 2, far);
+	if (pairs && j < p->n_w)
+		squares(p, t, pairs, j, 1, far);
 	if (pairs < whole)
 		few(p, t, pairs, FMT_BF16);
 	if (whole < p->n_x) {
@@ -204,7 +252,7 @@ INLINE void mul(const struct product *p, const enum fmt fmt)
 			put_tile(p->scratch + (j * steps + b) * STEP, p->w + j * p->panel_bytes, b, p->cols, fmt);
 	if (fmt != FMT_BF16)
 		t = (struct tiles){ p->scratch, steps * STEP };
-	many(p, t);
+	many(p, t, fmt == FMT_BF16);
 }
 
 #define PRODUCT(form, act) \
@@ -233,10 +281,18 @@ static void to_bf16_amx(void *row, const float *x, int64_t cols)
 	}
 }
 
+static void to_tile_bf16(char *tile, int64_t i, const char *row, int64_t cols)
+{
+	for (tile += i * 64; cols > 0; cols -= QK, tile += STEP, row += 64)
+		_mm512_storeu_si512(tile, _mm512_loadu_si512(row));
+}
+
 void isa_amx(struct isa *isa)
 {
 	isa->name = "avx512 f bw dq vl vnni bf16 amx";
-#define ROUND(form, act) isa->round[ACT_##act][FMT_##form] = to_bf16_amx;
+#define ROUND(form, act) \
+	isa->round[ACT_##act][FMT_##form] = to_bf16_amx; \
+	isa->to_tile[ACT_##act][FMT_##form] = to_tile_bf16;
 	ALL(ROUND)
 	ALL(TO_TABLE)
 	isa_amx_int8(isa);

@@ -5,47 +5,51 @@
  *
  * A tile of sums is good for one block, as the next has other scales: it goes by memory to 16
  * registers of float, one a row of x. With activations of 16 bits, two bytes each, that is two
- * tiles of sums a block. The tiles' units work on the block after while the other units scale
- * this one: some 60 cycles (8 bits: 40) for a block of 16 x 16 x 32, where VNNI needs 176 (96)
- * and a product of bf16 16, counted in micro-operations and not measured. */
+ * tiles of sums a block; with those of 12 bits, one: a nibble has room for a factor of 16. The
+ * tiles' unit works on the block after while the others scale this one; but its own loads (9 cycles),
+ * products and stores (16 each) go one after the other. */
 #include "amx_tile.h"
 #include "avx512_panel.h"
 
 enum {
 	SUMS = TILE * L,  /* integers of a tile of sums */
-	BYTES = 32 * L,   /* a block's weights as bytes: a tile */
+	BYTES = QK * L,   /* a block's weights as bytes: a tile */
 };
 
-/* Tiles 0 and 1 are sums, 2 and 3 are x, 4 is of the weight: four of its columns a row. */
+/* Tiles 0 and 1 are sums, 2 and 3 are x, 4 is of the weight: four of its columns a row; so many columns of each. */
 #define SHAPE(columns) { .palette = 1, .row_bytes = { 64, 64, columns, columns, 64 }, \
 	.rows = { TILE, TILE, TILE, TILE, (columns) / 4 } }
-static const _Alignas(64) struct shape whole_block = SHAPE(QK), half_block = SHAPE(QK / 2);
+static const _Alignas(64) struct shape two_blocks = SHAPE(2 * QK), whole_block = SHAPE(QK), half_block = SHAPE(QK / 2);
 #undef SHAPE
 
-/* Rows of x: blocks, and where a block's two bytes a number lie. */
-struct rows {
-	const char *q, *scales;          /* row 0 */
-	int64_t q_stride, scales_stride; /* bytes, to the next row */
-	int q_bytes;                     /* to the next block */
-	int low;                         /* from the high bytes to the low ones */
-};
+/* How the bytes of x make a number: alone, 254 high + low (planes), 256 high + low (words), and 16 high + low, which
+ * is one product: its 64 columns are high and low, and those of the weight 16 times its nibbles and its nibbles. */
+enum parts { ALONE = 0, ONE = 16, PLANES = 254, WORDS = 256 };
 
-/* How the bytes of x make a number: alone, 254 high + low (planes), 256 high + low (words). */
-enum parts { ALONE = 0, PLANES = 254, WORDS = 256 };
+/* A block of 16 rows of x: with two bytes a number high[32], low[32] of each, else the bytes; then d and s of
+ * all. */
+INLINE int row_bytes(const enum parts parts)
+{
+	return parts == ALONE ? QK : 2 * QK;
+}
+
+INLINE int block_bytes(const enum parts parts)
+{
+	return TILE * (row_bytes(parts) + 2 * (int)sizeof(float));
+}
 
 /* Columns [0, 32) of a block, or half of it: the sums of 16 rows of x, high and low apart. */
-INLINE void multiply(int32_t *sums, const char *q, const char *w, const struct rows r, const enum parts parts,
-	const bool with_sign)
+INLINE void multiply(int32_t *sums, const char *q, const char *w, const enum parts parts, const bool with_sign)
 {
 	_tile_loadd(4, w, 64);
-	_tile_loadd(2, q, r.q_stride);
+	_tile_loadd(2, q, row_bytes(parts));
 	_tile_zero(0);
 	if (with_sign)
 		_tile_dpbssd(0, 2, 4);
 	else
 		_tile_dpbsud(0, 2, 4);
-	if (parts != ALONE) {
-		_tile_loadd(3, q + r.low, r.q_stride);
+	if (parts >= PLANES) {
+		_tile_loadd(3, q + QK, row_bytes(parts));
 		_tile_zero(1);
 		if (with_sign)
 			_tile_dpbssd(1, 3, 4);
@@ -53,7 +57,7 @@ INLINE void multiply(int32_t *sums, const char *q, const char *w, const struct r
 			_tile_dpbsud(1, 3, 4);
 	}
 	_tile_stored(0, sums, 64);
-	if (parts != ALONE)
+	if (parts >= PLANES)
 		_tile_stored(1, sums + SUMS, 64);
 	written();
 }
@@ -63,24 +67,24 @@ INLINE __m512 row_of(const int32_t *sums, const int a, const enum parts parts)
 {
 	const __m512i n = _mm512_loadu_si512(sums + a * L);
 
-	if (parts == ALONE)
+	if (parts < PLANES)
 		return _mm512_cvtepi32_ps(n);
 	if (parts == PLANES)
 		return of_planes(n, _mm512_loadu_si512(sums + SUMS + a * L));
 	return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(n, 8), _mm512_loadu_si512(sums + SUMS + a * L)));
 }
 
-/* Adds 16 rows of sums with their scales to those of the blocks before; x: the scales of row 0. */
-INLINE void add_rows(__m512 *total, const int32_t *sums, const struct scale s, const char *x, int64_t stride,
-	const enum parts parts, const bool minimum)
+/* Adds 16 rows of sums with their scales to those of the blocks before; x: d and s of the rows. */
+INLINE void add_rows(__m512 *total, const int32_t *sums, const struct scale s, const float *x, const enum parts parts,
+	const bool minimum)
 {
 	UNROLL(16)
-	for (int a = 0; a < TILE; a++, x += stride) {
-		const __m512 dx = _mm512_mul_ps(s.d, _mm512_set1_ps(*(const float *)x));
+	for (int a = 0; a < TILE; a++) {
+		const __m512 dx = _mm512_mul_ps(s.d, _mm512_set1_ps(x[a]));
 
 		total[a] = _mm512_fmadd_ps(row_of(sums, a, parts), dx, total[a]);
 		if (minimum)
-			total[a] = _mm512_fmadd_ps(s.m, _mm512_set1_ps(((const float *)x)[1]), total[a]);
+			total[a] = _mm512_fmadd_ps(s.m, _mm512_set1_ps(x[TILE + a]), total[a]);
 	}
 }
 
@@ -100,14 +104,20 @@ INLINE struct scale scale_at(const char *panel, int64_t b, int64_t h, const stru
 	return scale_of(step_at(panel, b, f) + blocks_of(f) * f.bytes * L, (int)(b % blocks_of(f)), (int)h, f);
 }
 
-/* The weights of block b as bytes: from the panel, or from where its nibbles were taken apart. */
-INLINE const char *bytes_at(const char *panel, const char *apart, int64_t b, const struct form f)
+/* A block's weights, taken apart. */
+INLINE int apart_bytes(const enum parts parts)
 {
-	return f.bytes == 32 ? block_at(panel, b, f) : apart + b * BYTES;
+	return parts == ONE ? 2 * BYTES : BYTES;
+}
+
+/* The weights of block b as bytes: from the panel, or from where its nibbles were taken apart. */
+INLINE const char *bytes_at(const char *panel, const char *apart, int64_t b, const enum parts parts, const struct form f)
+{
+	return f.bytes == 32 ? block_at(panel, b, f) : apart + b * apart_bytes(parts);
 }
 
 /* A panel times 16 rows of x; parts and f are constants. */
-INLINE void tile16(float *out, const struct rows r, const char *panel, const char *apart, int64_t n_blocks,
+INLINE void tile16(float *out, const char *x, const char *panel, const char *apart, int64_t n_blocks,
 	const enum parts parts, const struct form f)
 {
 	const int64_t n = n_blocks * f.n_scales;
@@ -123,26 +133,39 @@ INLINE void tile16(float *out, const struct rows r, const char *panel, const cha
 		const int64_t last = (i - 1) / f.n_scales, last_h = (i - 1) % f.n_scales;
 
 		if (i < n)
-			multiply(sums[i % 2], r.q + b * r.q_bytes + h * 16, bytes_at(panel, apart, b, f) + h * BYTES / 2,
-				r, parts, with_sign);
+			multiply(sums[i % 2], x + b * block_bytes(parts) + h * QK / 2,
+				bytes_at(panel, apart, b, parts, f) + h * BYTES / 2, parts, with_sign);
 		if (i > 0)
 			add_rows(total, sums[(i - 1) % 2], scale_at(panel, last, last_h, f),
-				r.scales + last * f.x_bytes, r.scales_stride, parts, f.minimum != NONE);
+				(const float *)(x + last * block_bytes(parts) + TILE * row_bytes(parts)), parts,
+				f.minimum != NONE);
 	}
 	UNROLL(16)
 	for (int a = 0; a < TILE; a++)
 		_mm512_storeu_ps(out + a * GROUP, total[a]);
 }
 
-/* A panel's nibbles as bytes, each block a tile. */
-INLINE void take_apart(char *dst, const char *panel, int64_t n_blocks, const struct form f)
+/* 16 times the nibbles that go with elements 4g.. of x. */
+INLINE __m512i high_nibbles(const char *block, int g)
 {
-	for (int64_t b = 0; b < n_blocks; b++, dst += BYTES) {
+	const __m512i v = part(block, g % 4);
+
+	return _mm512_and_si512(g < 4 ? _mm512_slli_epi16(v, 4) : v, _mm512_set1_epi8((char)0xf0));
+}
+
+/* A panel's nibbles as bytes, each block a tile. */
+INLINE void take_apart(char *dst, const char *panel, int64_t n_blocks, const enum parts parts, const struct form f)
+{
+	for (int64_t b = 0; b < n_blocks; b++, dst += apart_bytes(parts)) {
 		const char *block = block_at(panel, b, f);
+		char *low = parts == ONE ? dst + BYTES : dst;
 
 		UNROLL(8)
-		for (int g = 0; g < 8; g++)
-			_mm512_storeu_si512(dst + g * 64, nibbles(block, g));
+		for (int g = 0; g < 8; g++) {
+			_mm512_storeu_si512(low + g * 64, nibbles(block, g));
+			if (parts == ONE)
+				_mm512_storeu_si512(dst + g * 64, high_nibbles(block, g));
+		}
 	}
 }
 
@@ -159,50 +182,75 @@ INLINE void split_words(char *dst, const char *q)
 	_mm256_storeu_si256((__m256i *)(dst + QK), _mm256_shuffle_epi8(_mm512_cvtepi16_epi8(v), order));
 }
 
-/* n rows of x, 64 at most: words are split to scratch, two bytes a number. */
-INLINE struct rows rows_of(const struct product *p, int64_t n, const enum parts parts, const struct form f)
-{
-	const int64_t n_blocks = p->cols / QK, stride = n_blocks * 2 * QK;
-	struct rows r = { p->x, p->x + f.x_scale, p->x_stride, p->x_stride, f.x_bytes, QK };
-
-	if (parts != WORDS)
-		return r;
-	for (int64_t i = 0; i < n; i++)
-		for (int64_t b = 0; b < n_blocks; b++)
-			split_words(p->scratch + i * stride + b * 2 * QK, p->x + i * p->x_stride + b * f.x_bytes);
-	r.q = p->scratch;
-	r.q_stride = stride;
-	r.q_bytes = 2 * QK;
-	return r;
-}
-
-/* Whole tiles of rows of x; parts and f are constants. */
+/* Whole tiles of rows of x, each of which stays near for all panels; parts and f are constants. */
 INLINE void whole_tiles(const struct product *p, int64_t n, const enum parts parts, const struct form f)
 {
 	const int64_t n_blocks = p->cols / QK;
-	const struct rows r = rows_of(p, n, parts, f);
 
-	_tile_loadconfig(f.n_scales == 2 ? &half_block : &whole_block);
-	for (int64_t j = 0; j < p->n_w; j++) {
-		const char *panel = p->w + j * p->panel_bytes;
-
-		if (f.bytes == 16)
-			take_apart(p->scratch, panel, n_blocks, f);
-		written();
-		for (int64_t i = 0; i < n; i += TILE) {
-			struct rows here = r;
-
-			here.q += i * r.q_stride;
-			here.scales += i * r.scales_stride;
-			tile16(p->out + i * GROUP + j * L, here, panel, p->scratch, n_blocks, parts, f);
-		}
-	}
+	_tile_loadconfig(f.n_scales == 2 ? &half_block : parts == ONE ? &two_blocks : &whole_block);
+	for (int64_t j = 0; j < p->n_w && f.bytes == 16; j++)
+		take_apart(p->scratch + j * n_blocks * apart_bytes(parts), p->w + j * p->panel_bytes, n_blocks, parts, f);
+	written();
+	for (int64_t i = 0; i < n; i += TILE)
+		for (int64_t j = 0; j < p->n_w; j++)
+			tile16(p->out + i * GROUP + j * L, p->x + i * p->x_stride, p->w + j * p->panel_bytes,
+				p->scratch + j * n_blocks * apart_bytes(parts), n_blocks, parts, f);
 	_tile_release();
+}
+
+/* d and s of row i of 16. */
+INLINE void put_scales(char *block, int64_t i, const void *scales, const enum parts parts)
+{
+	float *to = (float *)(block + TILE * row_bytes(parts)) + i;
+
+	memcpy(to, scales, sizeof(*to));
+	memcpy(to + TILE, (const char *)scales + sizeof(*to), sizeof(*to));
+}
+
+static void to_tile_q8(char *tile, int64_t i, const char *row, int64_t cols)
+{
+	for (const struct q8_block *b = (const void *)row; cols > 0; cols -= QK, b++, tile += block_bytes(ALONE)) {
+		_mm256_storeu_si256((__m256i *)(tile + i * QK), _mm256_loadu_si256((const __m256i *)b->q));
+		put_scales(tile, i, &b->d, ALONE);
+	}
+}
+
+static void to_tile_planes(char *tile, int64_t i, const char *row, int64_t cols)
+{
+	for (const struct q16_block *b = (const void *)row; cols > 0; cols -= QK, b++, tile += block_bytes(PLANES)) {
+		_mm512_storeu_si512(tile + i * 2 * QK, _mm512_loadu_si512(b));
+		put_scales(tile, i, &b->d, PLANES);
+	}
+}
+
+/* Numbers of 12 bits, of planes: high = floor((x + 8) / 16), so that low is -8 to 7. */
+static void to_tile_q12(char *tile, int64_t i, const char *row, int64_t cols)
+{
+	for (const struct q16_block *b = (const void *)row; cols > 0; cols -= QK, b++, tile += block_bytes(ONE)) {
+		const __m512i high = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)b->high));
+		const __m512i low = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)b->low));
+		const __m512i x = _mm512_add_epi16(_mm512_mullo_epi16(high, _mm512_set1_epi16(254)), low);
+		const __m512i top = _mm512_srai_epi16(_mm512_add_epi16(x, _mm512_set1_epi16(8)), 4);
+		char *to = tile + i * 2 * QK;
+
+		_mm256_storeu_si256((__m256i *)to, _mm512_cvtepi16_epi8(top));
+		_mm256_storeu_si256((__m256i *)(to + QK),
+			_mm512_cvtepi16_epi8(_mm512_sub_epi16(x, _mm512_slli_epi16(top, 4))));
+		put_scales(tile, i, &b->d, ONE);
+	}
+}
+
+static void to_tile_words(char *tile, int64_t i, const char *row, int64_t cols)
+{
+	for (const struct q16_block *b = (const void *)row; cols > 0; cols -= QK, b++, tile += block_bytes(WORDS)) {
+		split_words(tile + i * 2 * QK, (const char *)b);
+		put_scales(tile, i, &b->d, WORDS);
+	}
 }
 
 INLINE void mul(const struct product *p, const enum act act, const enum fmt fmt, const struct form f)
 {
-	const enum parts parts = act == ACT_Q8 ? ALONE : f.bytes == 16 ? PLANES : WORDS;
+	const enum parts parts = act == ACT_Q8 ? ALONE : act == ACT_Q12 ? ONE : f.bytes == 16 ? PLANES : WORDS;
 	const int64_t n = p->n_x / TILE * TILE;
 	struct product rest = *p;
 
@@ -212,7 +260,7 @@ INLINE void mul(const struct product *p, const enum act act, const enum fmt fmt,
 	rest.out += n * GROUP;
 	rest.n_x -= n;
 	if (rest.n_x)
-		vnni_mul(act, fmt, &rest);
+		vnni_mul(act == ACT_Q12 ? ACT_Q16 : act, fmt, &rest);
 }
 
 /* The forms as avx512_panel.h has them. */
@@ -221,12 +269,24 @@ INLINE void mul(const struct product *p, const enum act act, const enum fmt fmt,
 	{ \
 		mul(p, ACT_##act, FMT_##form, form(act, NULL)); \
 	}
+/* and Q12's have rows like Q16's */
+#define FORM_Q12(...) FORM_Q16(__VA_ARGS__)
 WHOLE_NUMBERS(PRODUCT, Q8)
 WHOLE_NUMBERS(PRODUCT, Q16)
+NIBBLES(PRODUCT, Q12)
 #undef PRODUCT
 
 void isa_amx_int8(struct isa *isa)
 {
 	WHOLE_NUMBERS(TO_TABLE, Q8)
 	WHOLE_NUMBERS(TO_TABLE, Q16)
+	NIBBLES(TO_TABLE, Q12)
+#define TILES(form, act) \
+	isa->to_tile[ACT_Q8][FMT_##form] = to_tile_q8; \
+	isa->to_tile[ACT_Q16][FMT_##form] = form(Q8, NULL).bytes == 16 ? to_tile_planes : to_tile_words;
+	WHOLE_NUMBERS(TILES, Q16)
+#undef TILES
+#define TILES(form, act) isa->to_tile[ACT_##act][FMT_##form] = to_tile_q12;
+	NIBBLES(TILES, Q12)
+#undef TILES
 }

@@ -5,12 +5,13 @@
 #ifndef NVLLM_CPU_AMX_TILE_H
 #define NVLLM_CPU_AMX_TILE_H
 
+#include "cpu.h"
 #include "simd512.h"
 #ifdef NVLLM_EMULATED
 #include "amx_emulated.h"
 #endif
 
-#define TILE 16 /* rows of a tile, of 64 bytes */
+#define TILE TILE_ROWS /* rows of a tile, of 64 bytes */
 
 /* What LDTILECFG reads (Intel SDM vol. 1, 18.3). It is to be constant data, since the compiler may
  * not know that it is read: gcc 12 has _tile_loadconfig() read its first 8 bytes alone. */

@@ -97,14 +97,14 @@ static void to_q8_avx2(void *blocks, const float *x, int64_t cols)
 	}
 }
 
-static void to_planes_avx2(void *blocks, const float *x, int64_t cols)
+INLINE void to_planes_of(struct q16_block *y, const float *x, int64_t cols, const float top,
+	void (*plain)(void *y, const float *x, int64_t cols))
 {
-	struct q16_block *y = blocks;
 	__m256i q[4], high[4];
 
 	for (int64_t b = 0; b < cols / QK; b++, x += QK, y++) {
-		if (!round_block(q, &y->d, x, Q16_TOP)) {
-			to_planes(y, x, QK);
+		if (!round_block(q, &y->d, x, top)) {
+			plain(y, x, QK);
 			continue;
 		}
 		y->s = y->d * (float)sum_of(q);
@@ -117,6 +117,16 @@ static void to_planes_avx2(void *blocks, const float *x, int64_t cols)
 		put_bytes(y->high, high);
 		put_bytes(y->low, q);
 	}
+}
+
+static void to_planes_avx2(void *blocks, const float *x, int64_t cols)
+{
+	to_planes_of(blocks, x, cols, Q16_TOP, to_planes);
+}
+
+static void to_planes_q12_avx2(void *blocks, const float *x, int64_t cols)
+{
+	to_planes_of(blocks, x, cols, Q12_TOP, to_planes_q12);
 }
 
 static void to_words_avx2(void *blocks, const float *x, int64_t cols)
@@ -142,6 +152,7 @@ void isa_avx2_round(struct isa *isa)
 	for (int i = 0; i < 3; i++) {
 		isa->round[ACT_Q8][nibbles[i]] = isa->round[ACT_Q8][bytes[i]] = to_q8_avx2;
 		isa->round[ACT_Q16][nibbles[i]] = to_planes_avx2;
-		isa->round[ACT_Q16][bytes[i]] = to_words_avx2;
+		isa->round[ACT_Q16][bytes[i]] = isa->round[ACT_Q12][bytes[i]] = to_words_avx2;
+		isa->round[ACT_Q12][nibbles[i]] = to_planes_q12_avx2;
 	}
 }

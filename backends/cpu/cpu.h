@@ -17,8 +17,10 @@ enum {
 	LANES_MAX = 16,  /* most rows of a weight in a panel */
 	GROUP = 64,      /* most rows of a weight that one call of mul takes */
 	X_ROWS = 256,    /* most rows of activations that one call of mul takes */
+	TILE_ROWS = 16,  /* rows of activations in a tile */
 	ROPE_MAX = 1024, /* most elements of a head that turn */
-	Q16_TOP = 127 * 254, /* the largest q of a struct q16_block */
+	Q16_TOP = 127 * 254,    /* the largest q of a struct q16_block */
+	Q12_TOP = 127 * 16 + 7, /* of one of 12 bits: 16 a + b, a and b bytes with a sign */
 };
 
 /* Forms a weight may have, as an index into the tables. */
@@ -86,6 +88,7 @@ enum act {
 	ACT_F32,  /* as they are: rows of float */
 	ACT_Q8,   /* rows of struct q8_block */
 	ACT_Q16,  /* rows of struct q16_block */
+	ACT_Q12,  /* likewise, but before nibbles |q| <= Q12_TOP: AMX then takes one product where q16 takes two */
 	ACT_BF16, /* rows of bf16, filled up with zeros to a multiple of QK */
 	ACT_N
 };
@@ -93,7 +96,9 @@ enum act {
 /* out[i][j] = row i of x times row j of the panels, both counted from 0 here. */
 struct product {
 	float *out;         /* [n_x][GROUP] */
-	const char *x;      /* rows in the form of the activations */
+	const char *x;      /* rows in the form of the activations; whole sixteens of them as tiles where
+			     * isa.to_tile has this product: the first 16 begin at x, the next at
+			     * x + 16 x_stride */
 	const char *w;      /* n_w panels, one after the other */
 	int64_t x_stride;   /* bytes */
 	int64_t panel_bytes;
@@ -112,8 +117,12 @@ struct isa {
 	/* One row of activations to their form, as products with this form of weight have it. In
 	 * block forms cols is a multiple of QK. NULL = taken as it is. */
 	void (*round[ACT_N][FMT_N])(void *y, const float *x, int64_t cols);
-	/* NULL = none. There is always one for ACT_F32 and FMT_F32. */
+	/* NULL = none. There is always one for ACT_F32 and FMT_F32. ACT_Q12's are those of ACT_Q16 where a level
+	 * has none of its own. */
 	void (*mul[ACT_N][FMT_N])(const struct product *);
+	/* Puts row i of 16, as round[] gives it, to its places among them, which take no more room than 16 rows.
+	 * NULL = products take rows alone. */
+	void (*to_tile[ACT_N][FMT_N])(char *tile, int64_t i, const char *row, int64_t cols);
 	/* One run of n elements; w and b (may be NULL) are float. */
 	void (*norm)(float *y, const float *x, const struct nvllm_norm *, int64_t n);
 	void (*add)(float *x, const float *d, int64_t n);
@@ -128,6 +137,7 @@ struct isa {
  * has them names them mul_FORM_ACT, as in mul_Q4_0_Q8, and TO_TABLE puts them into its `isa`. */
 #define FLOATS(do, act) do(F32, act) do(F16, act) do(BF16, act)
 #define WHOLE_NUMBERS(do, act) do(Q4_0, act) do(Q4_1, act) do(Q8_0, act) do(Q4_K, act) do(Q5_K, act) do(Q6_K, act)
+#define NIBBLES(do, act) do(Q4_0, act) do(Q4_1, act) do(Q4_K, act)
 #define TO_TABLE(form, act) isa->mul[ACT_##act][FMT_##form] = mul_##form##_##act;
 
 /* Before a loop over constants: it must go, or what it indexes stays in memory. */
@@ -222,6 +232,7 @@ float scale_mxfp4(uint8_t e);
 /* quant.c: activations */
 void to_q8(void *y, const float *x, int64_t cols);
 void to_planes(void *y, const float *x, int64_t cols); /* struct q16_block */
+void to_planes_q12(void *y, const float *x, int64_t cols);
 void to_words(void *y, const float *x, int64_t cols);
 void to_bf16(void *y, const float *x, int64_t cols);    /* rows of bf16, ACT_BF16 */
 void round_bf16(void *y, const float *x, int64_t cols); /* the same numbers, as float */

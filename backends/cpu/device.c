@@ -13,7 +13,7 @@
 #define HUGE_PAGE (2 << 20)
 
 static const char *const isa_names[] = { "auto", "scalar", "avx2", "avx512", "vnni", "amx", NULL };
-static const char *const activation_names[] = { "auto", "f32", "q8", "q16", "bf16", NULL };
+static const char *const activation_names[] = { "auto", "f32", "q8", "q16", "q12", "bf16", NULL };
 static const char *const repack_names[] = { "auto", "off", NULL };
 
 static const struct nvllm_option options[] = {
@@ -21,11 +21,11 @@ static const struct nvllm_option options[] = {
 		"threads to compute with; 0 = the cores (not their hardware threads) that this process "
 		"may use, divided among the ranks of its group"),
 	NVLLM_ENUM(conf, isa, "isa", "auto", isa_names,
-		"instructions to use; auto = the best this CPU has, amx only with activations = bf16"),
+		"instructions to use; auto = the best this CPU has"),
 	NVLLM_ENUM(conf, activations, "activations", "auto", activation_names,
-		"form of activations in products with block-quantised weights; q16 (auto) = "
-		"rounded to 16 bits, all but exact; q8 = to 8 bits, 1.5 times as fast "
-		"on prompts, but answers change; f32 = exact, generates at a third of the speed; "
+		"form of activations in products with block-quantised weights; q16 = rounded to 16 bits, "
+		"all but exact; q12 = to 12 bits before weights of 4, where AMX takes one product instead of two; "
+		"auto = q12 with AMX, else q16; q8 = to 8 bits, 1.5 times as fast on prompts, but answers change; f32 = exact, generates at a third of the speed; "
 		"float weights and block types other than Q4_0, Q4_1, Q8_0, Q4_K, Q5_K and Q6_K take f32 then; "
 		"bf16 = both factors rounded to bf16, for all weights, where the CPU has such "
 		"products (AMX); elsewhere only activations are rounded"),
@@ -47,19 +47,16 @@ static void (*const levels[])(struct isa *) = {
 #endif
 };
 
-/* The best, but tiles only where products cannot do without: a process that may use them has
- * larger signal frames. */
-static int32_t best_isa(const struct nvllm_device *dev, enum isa_level best)
+/* The best that the system lets us use. */
+static int32_t best_isa(enum isa_level best)
 {
-	if (best == ISA_AMX && (dev->activations != ACT_BF16 || !cpuid_ask_tiles()))
-		return ISA_VNNI;
-	return (int32_t)best;
+	return best == ISA_AMX && !cpuid_ask_tiles() ? ISA_VNNI : (int32_t)best;
 }
 
 static int choose_isa(struct nvllm_device *dev, int32_t asked)
 {
 	const enum isa_level best = cpuid_level();
-	const int32_t level = asked == 0 ? best_isa(dev, best) : asked - 1;
+	const int32_t level = asked == 0 ? best_isa(best) : asked - 1;
 
 	if (level > (int32_t)best)
 		return dev->host->fail(dev->host, NVLLM_ENOTSUP, "isa = %s: this CPU does not have "
@@ -72,6 +69,20 @@ static int choose_isa(struct nvllm_device *dev, int32_t asked)
 	for (int32_t i = 0; i <= level; i++)
 		levels[i](&dev->isa);
 	return NVLLM_OK;
+}
+
+/* auto: 12 bits where a product of them is faster. */
+static void choose_activations(struct nvllm_device *dev, enum act asked)
+{
+	struct isa *isa = &dev->isa;
+
+	dev->activations = asked != ACT_AUTO ? asked : isa->mul[ACT_Q12][FMT_Q4_0] ? ACT_Q12 : ACT_Q16;
+	for (int fmt = 0; fmt < FMT_N; fmt++) {
+		if (isa->mul[ACT_Q12][fmt])
+			continue;
+		isa->mul[ACT_Q12][fmt] = isa->mul[ACT_Q16][fmt];
+		isa->to_tile[ACT_Q12][fmt] = isa->to_tile[ACT_Q16][fmt];
+	}
 }
 
 /* The ranks of a group are on this machine, and compute at the same time. */
@@ -104,12 +115,12 @@ static int create(const struct nvllm_host *host, int ordinal, const void *conf,
 	if (!dev)
 		return host->fail(host, NVLLM_ENOMEM, "no memory for the CPU device");
 	dev->host = host;
-	dev->activations = c->activations == ACT_AUTO ? ACT_Q16 : (enum act)c->activations;
 	dev->repack = c->repack == 0;
 	dev->n_workers = c->threads ? (int32_t)c->threads : share_of_cores(host->world);
 	err = choose_isa(dev, c->isa);
 	if (err)
 		return err;
+	choose_activations(dev, (enum act)c->activations);
 	dev->pool = pool_create(dev->n_workers);
 	if (!dev->pool)
 		return host->fail(host, NVLLM_ENOMEM, "cannot start %d threads: set threads lower",

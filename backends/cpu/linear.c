@@ -20,6 +20,8 @@ struct job {
 	enum fmt fmt, panel_fmt;      /* as stored, and as multiplied: the same or F32 */
 	/* Brings a row of x to its form in xq; NULL = x is multiplied as it is. */
 	void (*round)(void *y, const float *x, int64_t cols);
+	/* Puts it among 16 of them; NULL = the product takes rows. */
+	void (*to_tile)(char *tile, int64_t i, const char *row, int64_t cols);
 	void (*mul)(const struct product *);
 	int64_t xq_bytes;             /* of a row there */
 	int64_t x_rows;               /* of a block */
@@ -32,7 +34,8 @@ static int64_t xq_row_bytes(enum act act, int64_t cols)
 {
 	switch (act) {
 	case ACT_Q8: return whole_blocks(cols) / QK * (int64_t)sizeof(struct q8_block);
-	case ACT_Q16: return whole_blocks(cols) / QK * (int64_t)sizeof(struct q16_block);
+	case ACT_Q16:
+	case ACT_Q12: return whole_blocks(cols) / QK * (int64_t)sizeof(struct q16_block);
 	case ACT_BF16: return whole_blocks(cols) * 2;
 	default: return cols * (int64_t)sizeof(float);
 	}
@@ -73,6 +76,7 @@ static void choose(struct job *j)
 	j->round = isa->round[act][j->panel_fmt];
 	if (j->dev->activations == ACT_BF16 && act == ACT_F32)
 		j->round = round_bf16;
+	j->to_tile = isa->to_tile[act][j->panel_fmt];
 	j->mul = isa->mul[act][j->panel_fmt];
 	j->xq_bytes = xq_row_bytes(act, j->x.cols);
 	j->x_rows = block_rows(act);
@@ -82,14 +86,43 @@ static void choose(struct job *j)
 	j->unit = isa->lanes < 16 ? 16 / isa->lanes : 4;
 }
 
+static void round_row(const struct job *j, void *to, int64_t i)
+{
+	j->round(to, (const float *)((const char *)j->x.data + i * j->x.stride), j->x.cols);
+}
+
+/* How many of x's rows are in tiles: whole sixteens. */
+static int64_t rows_in_tiles(const struct job *j)
+{
+	return j->to_tile ? j->x.rows / TILE_ROWS * TILE_ROWS : 0;
+}
+
+/* Tiles, and then rows. A tile is one thread's: rows of it share cache lines. */
 static void round_rows(void *arg, int64_t begin, int64_t end, int32_t worker)
 {
 	const struct job *j = arg;
 	struct nvllm_device *dev = j->dev;
+	const int64_t tiles = rows_in_tiles(j) / TILE_ROWS;
+	char *line = dev->scratch + worker * scratch_bytes(dev->max_cols);
 
-	for (int64_t i = begin; i < end; i++)
-		j->round(dev->xq + i * j->xq_bytes,
-			(const float *)((const char *)j->x.data + i * j->x.stride), j->x.cols);
+	for (int64_t u = begin; u < end; u++) {
+		char *tile = dev->xq + u * TILE_ROWS * j->xq_bytes;
+		const int64_t row = tiles * TILE_ROWS + u - tiles;
+
+		if (u >= tiles)
+			round_row(j, dev->xq + row * j->xq_bytes, row);
+		for (int64_t i = 0; u < tiles && i < TILE_ROWS; i++) {
+			round_row(j, line, u * TILE_ROWS + i);
+			j->to_tile(tile, i, line, j->x.cols);
+		}
+	}
+}
+
+static void round_block(struct job *j)
+{
+	const int64_t in_tiles = rows_in_tiles(j), n = in_tiles / TILE_ROWS + j->x.rows - in_tiles;
+
+	run_rows(j->dev, n, (in_tiles ? TILE_ROWS : 1) * 4 * j->x.cols, round_rows, j);
 }
 
 /* One row's sums to y; with n a constant this becomes a few instructions, as all is read
@@ -105,6 +138,15 @@ static inline void finish_row(float *y, const float *out, const float *bias, boo
 	memcpy(y, v, (size_t)n * sizeof(*y));
 }
 
+/* Asks for what is needed soon; past the end of it that asks for nothing. */
+static void prefetch(const char *row, int64_t bytes)
+{
+	for (int64_t i = 0; i < bytes; i += 64)
+		__builtin_prefetch(row + i);
+}
+
+#define FINISH_AHEAD 12 /* rows of y, each a few lines that are far: as many as a core can wait for at a time */
+
 /* The sums of some panels to y: rows [first, first + n) of the weight are its columns. */
 static void finish(const struct job *j, const float *out, int64_t first, int64_t n)
 {
@@ -114,18 +156,12 @@ static void finish(const struct job *j, const float *out, int64_t first, int64_t
 	for (int64_t i = 0; i < j->x.rows; i++, out += GROUP) {
 		float *y = (float *)((char *)j->y.data + i * j->y.stride) + first;
 
+		prefetch((char *)y + FINISH_AHEAD * j->y.stride, n * (int64_t)sizeof(*y));
 		if (n == GROUP && !bias)
 			finish_row(y, out, NULL, add, GROUP);
 		else
 			finish_row(y, out, bias, add, n);
 	}
-}
-
-/* Asks for a row of the next panel; past the weight's end it asks for nothing. */
-static void prefetch(const char *row, int64_t bytes)
-{
-	for (int64_t i = 0; i < bytes; i += 64)
-		__builtin_prefetch(row + i);
 }
 
 /* One panel of a weight that is kept in rows, in the worker's scratch. */
@@ -264,7 +300,7 @@ int linear(struct nvllm_device *dev, nvllm_stream stream, struct nvllm_tensor y,
 		j.x.data = (char *)x.data + row * x.stride;
 		j.y.data = (char *)y.data + row * y.stride;
 		if (j.round)
-			run_rows(dev, j.x.rows, 4 * x.cols, round_rows, &j);
+			round_block(&j);
 		run_rows(dev, n_units, (j.x.rows + 2) * j.unit * dev->isa.lanes * x.cols / 4, mul_panels, &j);
 	}
 	return NVLLM_OK;

@@ -228,19 +228,28 @@ void to_q8(void *blocks, const float *x, int64_t cols)
 }
 
 /* A tie may round either way: low is then 127 or -127. */
-void to_planes(void *blocks, const float *x, int64_t cols)
+static void to_planes_of(struct q16_block *y, const float *x, int64_t cols, float top)
 {
-	struct q16_block *y = blocks;
 	int32_t q[QK];
 
 	for (int64_t b = 0; b < cols / QK; b++, x += QK, y++) {
-		y->d = round_block(q, x, Q16_TOP);
+		y->d = round_block(q, x, top);
 		y->s = y->d * (float)sum_of(q);
 		for (int i = 0; i < QK; i++) {
 			y->high[i] = (int8_t)lrintf((float)q[i] * (1 / 254.f));
 			y->low[i] = (int8_t)(q[i] - 254 * y->high[i]);
 		}
 	}
+}
+
+void to_planes(void *blocks, const float *x, int64_t cols)
+{
+	to_planes_of(blocks, x, cols, Q16_TOP);
+}
+
+void to_planes_q12(void *blocks, const float *x, int64_t cols)
+{
+	to_planes_of(blocks, x, cols, Q12_TOP);
 }
 
 void to_words(void *blocks, const float *x, int64_t cols)

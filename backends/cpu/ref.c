@@ -215,6 +215,8 @@ void isa_scalar(struct isa *isa)
 				[FMT_Q5_K] = to_q8, [FMT_Q6_K] = to_q8 },
 			[ACT_Q16] = { [FMT_Q4_0] = to_planes, [FMT_Q4_1] = to_planes, [FMT_Q8_0] = to_words,
 				[FMT_Q4_K] = to_planes, [FMT_Q5_K] = to_words, [FMT_Q6_K] = to_words },
+			[ACT_Q12] = { [FMT_Q4_0] = to_planes_q12, [FMT_Q4_1] = to_planes_q12, [FMT_Q8_0] = to_words,
+				[FMT_Q4_K] = to_planes_q12, [FMT_Q5_K] = to_words, [FMT_Q6_K] = to_words },
 		},
 		.norm = norm_ref,
 		.add = add,

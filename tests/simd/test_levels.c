@@ -63,7 +63,7 @@ static int64_t some_cols(int dtype)
 
 static void levels_agree(void **state)
 {
-	for (int act = F32; act <= Q16; act++)
+	for (int act = F32; act <= Q12; act++)
 		for (int f = 0; f < N(forms); f++)
 			for (int r = 0; r < N(rows); r++)
 				compare(act, forms[f], rows[r], 1 + bits() % 130, some_cols(forms[f]));
@@ -93,7 +93,7 @@ static void alone(int isa, int act, int dtype, int64_t n_x, int64_t n, int64_t c
 static void rows_have_their_own_bits(void **state)
 {
 	for (int isa = AVX512; isa <= TILES; isa++)
-		for (int act = F32; act <= Q16; act++)
+		for (int act = F32; act <= Q12; act++)
 			for (int f = 0; f < N(forms); f++)
 				for (int r = 2; r < N(rows); r += 2)
 					alone(isa, act, forms[f], rows[r], 16 * 37 + 5, some_cols(forms[f]));

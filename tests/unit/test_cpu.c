@@ -8,10 +8,16 @@
 
 /* ---- products ---- */
 
-/* The largest whole number an activation is rounded to; 0 = to none. */
-static float top_of(int activations)
+/* The largest whole number an activation is rounded to, before that type; 0 = to none. */
+static float top_of(int isa, int activations, int dtype)
 {
-	return activations == F32 || activations == BF16 ? 0 : activations == Q8 ? 127 : 127 * 254;
+	const int nibbles = dtype == NVLLM_Q4_0 || dtype == NVLLM_Q4_1 || dtype == NVLLM_Q4_K;
+
+	if (activations == F32 || activations == BF16)
+		return 0;
+	if (activations == AUTO)
+		activations = isa == AMX ? Q12 : Q16;
+	return activations == Q8 ? 127 : activations == Q12 && nibbles ? 127 * 16 + 7 : 127 * 254;
 }
 
 /* What a product rounds. */
@@ -69,7 +75,7 @@ static void check_linear(struct nvllm_tensor y, struct nvllm_tensor old, struct 
 			}
 			check_near(at(y, i)[j], sum, 6e-6 * size + 1e-6 + slip);
 			check_near(at(y, i)[j], exact, 6e-6 * size + 1e-6 + loss + slip);
-			if (r->activations == AUTO || r->activations == F32 || r->activations == Q16)
+			if (r->activations == F32 || r->top > 4000)
 				check_near(at(y, i)[j], exact, 1e-4 * sqrt(xx * ww) + 1e-6);
 		}
 	}
@@ -85,7 +91,7 @@ static void one_linear(struct dev *dev, int isa, int activations, int dtype, int
 	struct nvllm_tensor bias = matrix(1, n, 0);
 	/* Q4_1's d q + m is rounded on its way, and may meet a tie of bf16. */
 	const struct rounding r = { isa, activations,
-		(is_blocks(dtype) || is_k(dtype)) && w.t.dtype == dtype ? top_of(activations) : 0,
+		(is_blocks(dtype) || is_k(dtype)) && w.t.dtype == dtype ? top_of(isa, activations, dtype) : 0,
 		isa == AMX && activations == BF16 && dtype == NVLLM_Q4_1 ? 0x1p-7 : 0 };
 
 	poison(y);
@@ -176,6 +182,7 @@ static void rows_do_not_meet(void **state)
 		close_dev(&dev);
 		for (int i = 0; i < N(dtypes); i++) {
 			same_bits(isa, Q16, dtypes[i], 67, 43, 160);
+			same_bits(isa, Q12, dtypes[i], 67, 43, 160);
 			same_bits(isa, Q8, dtypes[i], 67, 43, 160);
 			same_bits(isa, F32, dtypes[i], 21, 129, 576);
 			same_bits(isa, BF16, dtypes[i], 67, 43, i % 2 ? 544 : 96);
@@ -269,20 +276,19 @@ static void whole_numbers_pass(void **state)
 
 	for (int isa = FIRST; isa < N_ISA; isa++) {
 		for (int act = Q8; act <= BF16 && open_isa(&dev, 2, isa, act); act++) {
-			const int top = act == BF16 ? 127 : (int)top_of(act), n = 2 * top + 1;
-			struct nvllm_tensor x = matrix((n + 30) / 31, 32, 0);
-
-			for (int64_t i = 0; i < x.rows; i++)
-				for (int k = 0, v = (int)i * 31 - top; k < 32; k++)
-					at(x, i)[k] = k == i % 32 ? (float)(i & 1 ? -top : top)
-						: (float)(v < top ? v++ : top);
 			for (int f = 0; f < N(forms); f++) {
-				float *y = one_by_one(&dev, forms[f], x);
+				const int top = act == BF16 ? 127 : (int)top_of(isa, act, forms[f]), n = 2 * top + 1;
+				struct nvllm_tensor x = matrix((n + 30) / 31, 32, 0);
+				float *y;
 
+				for (int64_t i = 0; i < x.rows; i++)
+					for (int k = 0, v = (int)i * 31 - top; k < 32; k++)
+						at(x, i)[k] = k == i % 32 ? (float)(i & 1 ? -top : top)
+							: (float)(v < top ? v++ : top);
+				y = one_by_one(&dev, forms[f], x);
 				assert_memory_equal(y, x.data, (size_t)x.rows * 32 * 4);
-				free(y);
+				free(y), free(x.data);
 			}
-			free(x.data);
 			close_dev(&dev);
 		}
 	}
@@ -295,11 +301,11 @@ static void largest_sums_fit(void **state)
 	struct dev dev;
 
 	for (int isa = FIRST; isa < N_ISA; isa++) {
-		for (int i = 0; i < 2 * 3 * 4 && open_isa(&dev, 1, isa, Q8 + i % 2); i++) {
-			const int dtype = forms[i / 2 % 3], negative = i / 6 & 1, low = i / 12;
+		for (int i = 0; i < 3 * 3 * 4 && open_isa(&dev, 1, isa, Q8 + i % 3); i++) {
+			const int dtype = forms[i / 3 % 3], negative = i / 9 & 1, low = i / 18;
 			const int64_t bytes = nvllm_row_bytes(dtype, 32);
 			struct nvllm_tensor w = { .rows = 2, .cols = 32, .dtype = dtype,
-				.planes = 1 }, x = matrix(2, 32, 0), y = matrix(2, 2, 0);
+				.planes = 1 }, x = matrix(17, 32, 0), y = matrix(17, 2, 0);
 			uint8_t raw[2 * 34];
 			double value;
 
@@ -312,12 +318,12 @@ static void largest_sums_fit(void **state)
 			}
 			value = dtype == NVLLM_Q8_0 ? low ? -128 : 127
 				: (low ? 0 : 15) - (dtype == NVLLM_Q4_0 ? 8 : 0);
-			for (int k = 0; k < 64; k++)
+			for (int k = 0; k < 17 * 32; k++)
 				((float *)x.data)[k] = negative ? -2 : 2;
 			w.data = vt->alloc(dev.d, vt->store(dev.d, &w));
 			assert_int_equal(vt->upload(dev.d, &w, 0, 0, 2, raw, dtype, bytes), 0);
 			assert_int_equal(vt->kernels->linear(dev.d, NULL, y, x, w, NULL, 0), 0);
-			for (int k = 0; k < 4; k++)
+			for (int k = 0; k < 34; k++)
 				check_near(((float *)y.data)[k], (negative ? -64 : 64) * value,
 					64 * 128 * 1e-6);
 			vt->free(dev.d, w.data);
@@ -493,11 +499,7 @@ static void isa_is_what_was_asked(void **state)
 	assert_true(in.caps & NVLLM_DEV_HOST_MEM && in.caps & NVLLM_DEV_PARALLEL);
 	assert_null(vt->alloc(dev.d, INT64_MAX));
 	close_dev(&dev);
-	assert_null(strstr(in.isa, "amx")); /* not unless it is used */
-	assert_int_equal(open_dev(&dev, 1, AUTO, BF16), 0);
-	assert_int_equal(vt->info(dev.d, &in), 0);
-	assert_int_equal(strstr(in.isa, "amx") == NULL, missing);
-	close_dev(&dev);
+	assert_int_equal(strstr(in.isa, "amx") == NULL, missing); /* the best there is */
 	vt->destroy(NULL);
 }
 

@@ -25,7 +25,7 @@ enum { FIRST = SCALAR, ROUNDS = 8 };
 #else
 enum { FIRST = SCALAR, ROUNDS = 20 };
 #endif
-enum { AUTO, F32, Q8, Q16, BF16 };    /* isa auto is 0 as well */
+enum { AUTO, F32, Q8, Q16, Q12, BF16 }; /* isa auto is 0 as well */
 
 extern const struct nvllm_device_vt *vt;
 extern char said[512]; /* the newest refusal */
