@@ -111,6 +111,13 @@ int skinny_has(const struct nvllm_device *, const struct nvllm_tensor *w);
  * rows times up's, y.cols = w.rows / 2; glu -1 = none, else enum nvllm_act. Rows of x 1 to SKINNY_ROWS. */
 int skinny(struct nvllm_device *, nvllm_stream, struct nvllm_tensor y, struct nvllm_tensor x,
 	const struct nvllm_norm *norm, struct nvllm_tensor w, const struct nvllm_tensor *bias, uint32_t flags, int glu);
+/* ---- fp8_tiles.cu: products of more rows, weights of e4m3 as they are stored ---- */
+#define FP8_TILE_ROWS 64 /* most rows of a call */
+/* y = x wT (+ y), x of bf16. It uses the scratch. NVLLM_ENOTSUP, without a sentence: it cannot do this one. */
+int fp8_tiles(struct nvllm_device *, nvllm_stream, struct nvllm_tensor y, struct nvllm_tensor x, struct nvllm_tensor w,
+	uint32_t flags);
+
+/* ---- quant.cu ---- */
 /* Rows [row, row + n) of plane 0 of a weight in blocks or e4m3 as numbers of type dtype (f32 or bf16), dense. */
 int dequantise(struct nvllm_device *, nvllm_stream, void *dst, int32_t dtype, struct nvllm_tensor w, int64_t row, int64_t n);
 

@@ -2,6 +2,7 @@
 /* linear.c - which routine computes a product:
  *   few rows             skinny.cu: weights as they are stored, norm, bias and activation in it
  *   floats               cuBLASLt; the bias is added by a kernel of its own
+ *   e4m3, more rows      fp8_tiles.cu: as they are stored too, several times where the rows are many
  *   blocks, e4m3         a slice of the weight after the other becomes floats in the scratch, and cuBLASLt
  *                        multiplies with it: many rows make up for that
  *   x of another type    a few thousand rows of x after the other become w's type in the scratch
@@ -133,6 +134,25 @@ static int from_blocks(struct nvllm_device *dev, nvllm_stream stream, struct nvl
 	return err;
 }
 
+/* e4m3 as they are, for even parts of the rows of x. Each reads the weight once, by one byte a number; from_blocks()
+ * reads one, writes two and reads them again, most of that to and from memory. */
+#define FP8_PASSES 3
+
+static int from_fp8(struct nvllm_device *dev, nvllm_stream stream, struct nvllm_tensor y, struct nvllm_tensor x,
+	struct nvllm_tensor w, uint32_t flags)
+{
+	const int64_t passes = (x.rows + FP8_TILE_ROWS - 1) / FP8_TILE_ROWS, n = ((x.rows + passes - 1) / passes + 7) / 8 * 8;
+	int err = passes <= FP8_PASSES ? NVLLM_OK : NVLLM_ENOTSUP;
+
+	/* the first part is the largest: what it can do, so can the others */
+	for (int64_t row = 0; row < x.rows && !err; row += n) {
+		const int64_t k = x.rows - row < n ? x.rows - row : n;
+
+		err = fp8_tiles(dev, stream, rows_of(y, row, k), rows_of(x, row, k), w, flags);
+	}
+	return err;
+}
+
 /* x of another float type than w: parts of it in w's. */
 static int from_other(struct nvllm_device *dev, nvllm_stream stream, struct nvllm_tensor y, struct nvllm_tensor x,
 	struct nvllm_tensor w, uint32_t flags)
@@ -167,6 +187,11 @@ int cu_linear(struct nvllm_device *dev, nvllm_stream stream, struct nvllm_tensor
 		return nothing(dev, stream, y, bias, flags);
 	if (x.rows <= SKINNY_ROWS && skinny_has(dev, &w))
 		return skinny(dev, stream, y, x, NULL, w, bias, flags, -1);
+	err = w.dtype == NVLLM_F8_E4M3 ? from_fp8(dev, stream, y, x, w, flags) : NVLLM_ENOTSUP;
+	if (!err)
+		return add_bias(dev, stream, y, bias);
+	if (err != NVLLM_ENOTSUP)
+		return err;
 	if (!is_number(w.dtype))
 		err = from_blocks(dev, stream, y, x, w, flags);
 	else if (x.dtype != w.dtype)

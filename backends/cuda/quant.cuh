@@ -9,7 +9,7 @@
 #define NVLLM_CUDA_QUANT_CUH
 
 #include "cuda.h"
-#include "num.cuh"
+#include "ptx.cuh"
 
 DEV uint32_t ld16(const void *p) { return *(const uint16_t *)p; }
 /* Four bytes from an even address. */
@@ -119,15 +119,25 @@ struct q6_k {
 	}
 };
 
-/* Four e4m3 as f32: its exponent and mantissa are f32's topmost, 2^120 too small. So are its denormals. */
+#define POWER_120 0x7b807b80u /* two of 2^120 */
+
+/* Bytes of e4m3 as bf16 pairs, 0 and 2, then 1 and 3: their exponent and mantissa are bf16's topmost but for 2^120, its
+ * denormals included, which the instruction keeps. -0 becomes 0. */
+DEV void pairs_of_e4m3(uint32_t out[2], uint32_t q)
+{
+	const uint32_t even = q << 8;
+
+	out[0] = fma2_bf16((even & 0x80008000u) | (even >> 4 & 0x07f007f0u), POWER_120, 0);
+	out[1] = fma2_bf16((q & 0x80008000u) | (q >> 4 & 0x07f007f0u), POWER_120, 0);
+}
+
+/* Four e4m3 as f32. */
 DEV void numbers_of_e4m3(float out[4], uint32_t q)
 {
-#pragma unroll
-	for (int i = 0; i < 4; i++) {
-		const uint32_t b = q >> 8 * i;
+	uint32_t pair[2];
 
-		out[i] = __uint_as_float((b & 0x80) << 24 | (b & 0x7f) << 20) * 0x1p120f;
-	}
+	pairs_of_e4m3(pair, q);
+	out[0] = lo2<bf16>(pair[0]), out[1] = lo2<bf16>(pair[1]), out[2] = hi2<bf16>(pair[0]), out[3] = hi2<bf16>(pair[1]);
 }
 
 /* A row is one block, whatever its length, and begins with its scale: see LAYOUT_FP8. */

@@ -3,14 +3,15 @@
  *
  * Each warp streams weights through a ring of its own in shared memory by asynchronous 16-byte copies, 80 KB
  * under way on each SM. The ring fills before the kernel waits for the one before it, since weights
- * depend on nothing; so do the norm's. A unit is 8 rows of w; `split` warps share one, each with every split-th
+ * depend on nothing; so do the norm's. A unit is 8 rows of w (16 of e4m3); `split` warps share one, each with every split-th
  * chunk of its columns, and their sums are added in the order of the warps.
  *
  * Sums by the matrix units, as bf16 by bf16 in f32: x is the left matrix (m rows, the others zero), 8 rows of
  * w the right one. The order of the columns within a sum is free as long as both sides agree, so a lane
  * multiplies what 16 bytes of w give it, in place. x is rounded to bf16, as the separate kernels
  * round it. Quants are whole numbers of at most 8 bits, exact in bf16: they are multiplied as they are, and
- * their scale multiplies the sum of the 16 or 32 products. So are e4m3, whose scale multiplies a warp's sum. */
+ * their scale multiplies the sum of the 16 or 32 products. So are e4m3, whose scale multiplies a
+ * warp's sum; there w is the left matrix, as its struct says. */
 #include "cuda.h"
 #include "quant.cuh"
 #include "skinny.cuh"
@@ -18,13 +19,15 @@
 #define WARPS 16
 #define THREADS (32 * WARPS)
 #define RING 81920          /* most bytes of the rings of a block: two blocks to an SM, of two kernels, overlap */
+#define RING_TALL 98304     /* where a unit is 16 rows */
 #define STAGES 5            /* most stages of a ring */
 #define ONES 0x3f803f80u    /* two of 1.0 */
 #define SCALES 512          /* bytes of scales of a chunk, a warp */
 
-/* ---- formats: chunk = elements of 8 rows in a stage; issue starts the copies, consume multiplies ---- */
+/* ---- formats: rows = those of w in a unit, chunk = elements of each in a stage; issue starts the copies, consume
+ * multiplies ---- */
 
-/* Where a warp is: 8 rows from row0 on, chunk number `chunk` of their columns. */
+/* Where a warp is: a unit's rows from row0 on, chunk number `chunk` of their columns. */
 struct spot {
 	int row0, chunk;
 };
@@ -44,7 +47,7 @@ DEV void mul16(float d[4], uint32_t a0, uint32_t a1, uint32_t b0, uint32_t b1, u
 }
 
 struct rows_bf16 {
-	static constexpr int form = X_PLAIN, chunk = 64, stage = 8 * 128;
+	static constexpr int form = X_PLAIN, rows = 8, chunk = 64, stage = 8 * 128;
 	static constexpr bool scales = false, row_scale = false;
 
 	/* 128 bytes of each row; those of odd rows with their halves exchanged, against bank conflicts */
@@ -118,7 +121,6 @@ DEV void pairs_of(uint32_t out[2], uint32_t q, uint32_t mask, uint32_t bias)
 #define MINUS_128 0xc300c300u
 #define MINUS_136 0xc308c308u
 #define MINUS_160 0xc320c320u
-#define POWER_120 0x7b807b80u /* 2^120 */
 
 /* Signed bytes: 128 + the lowest seven bits, less 256 where the sign is set and 128 elsewhere. */
 DEV void pairs_of_signed(uint32_t out[2], uint32_t q)
@@ -135,15 +137,6 @@ DEV void mul32(float d[4], const uint4 &x, const uint4 &z, const uint32_t lo[2],
 	mul16(d, x.z, x.w, hi[0], hi[1], z.z, z.w);
 }
 
-/* Bytes of e4m3 as bf16 pairs: bf16 with the exponent 120 too small, denormals included. */
-DEV void pairs_of_e4m3(uint32_t out[2], uint32_t q)
-{
-	const uint32_t even = q << 8;
-
-	out[0] = fma2_bf16((even & 0x80008000u) | (even >> 4 & 0x07f007f0u), POWER_120, 0);
-	out[1] = fma2_bf16((q & 0x80008000u) | (q >> 4 & 0x07f007f0u), POWER_120, 0);
-}
-
 /* acc += scale * d, of the two rows of w whose results this lane has. */
 DEV void add_scaled(float acc[4], const float d[4], float s0, float s1)
 {
@@ -156,7 +149,7 @@ DEV void add_scaled(float acc[4], const float d[4], float s0, float s1)
 /* Blocks of 32: Q4_0, Q4_1, Q8_0. */
 template <class Q> struct rows_32 {
 	static constexpr bool has_min = Q::dtype == NVLLM_Q4_1, is8 = Q::dtype == NVLLM_Q8_0;
-	static constexpr int form = is8 ? X_EIGHTS : X_HALVES, chunk = 256, stage = 8 * segment<Q>::pitch;
+	static constexpr int form = is8 ? X_EIGHTS : X_HALVES, rows = 8, chunk = 256, stage = 8 * segment<Q>::pitch;
 	static constexpr bool scales = true, row_scale = false;
 
 	DEV void issue(const skinny_args &a, char *stage, struct spot s, int n_rows)
@@ -216,7 +209,7 @@ template <class Q> struct rows_32 {
 };
 
 struct rows_q4_k {
-	static constexpr int form = X_EIGHTS, chunk = 256, stage = 8 * segment<q4_k>::pitch;
+	static constexpr int form = X_EIGHTS, rows = 8, chunk = 256, stage = 8 * segment<q4_k>::pitch;
 	static constexpr bool scales = true, row_scale = false;
 
 	DEV void issue(const skinny_args &a, char *stage, struct spot s, int n_rows)
@@ -267,7 +260,7 @@ struct rows_q4_k {
 };
 
 struct rows_q6_k {
-	static constexpr int form = X_HALVES, chunk = 256, stage = 8 * segment<q6_k>::pitch;
+	static constexpr int form = X_HALVES, rows = 8, chunk = 256, stage = 8 * segment<q6_k>::pitch;
 	static constexpr bool scales = true, row_scale = false;
 
 	DEV void issue(const skinny_args &a, char *stage, struct spot s, int n_rows)
@@ -325,10 +318,11 @@ struct rows_q6_k {
 	}
 };
 
-/* Rows of LAYOUT_FP8. 128 bytes of each, in a stage with its quarters exchanged by the row's number: a lane takes 8
- * bytes of a quarter, as x's order wants it, and 16 lanes at once those of four rows. */
+/* Rows of LAYOUT_FP8, 128 bytes of each, as rows_bf16 has them. What becomes of a byte is most of the work, so all
+ * the rest of it is made less: 16 rows of w are the left matrix and 8 of x the right one, which is half the products, and
+ * half of x to read; and a step takes two kilobytes. */
 struct rows_e4m3 {
-	static constexpr int form = X_EIGHTS, chunk = 128, stage = 8 * 128;
+	static constexpr int form = X_EIGHTS, rows = 16, chunk = 128, stage = 16 * 128;
 	static constexpr bool scales = false, row_scale = true;
 
 	DEV void issue(const skinny_args &a, char *stage, struct spot s, int n_rows)
@@ -336,23 +330,47 @@ struct rows_e4m3 {
 		const int r = threadIdx.x % 32 / 8, c = threadIdx.x % 8, k = s.chunk * chunk + c * 16;
 		const char *w = a.w + (s.row0 + r) * a.w_stride + FP8_HEAD + k;
 
-		stage += r * 128 + (c ^ r * 2) * 16;
-		cp_async16(stage, w, s.row0 + r < n_rows && k < a.k);
-		cp_async16(stage + 512, w + 4 * a.w_stride, s.row0 + r + 4 < n_rows && k < a.k);
+		stage += r * 128 + (c ^ (r & 1) * 4) * 16;
+#pragma unroll
+		for (int i = 0; i < 16; i += 4, w += 4 * a.w_stride)
+			cp_async16(stage + i * 128, w, s.row0 + r + i < n_rows && k < a.k);
 	}
-	DEV void consume(const skinny_args &, const char *stage, float *, struct spot, int x0, int x8, float acc[4])
+	/* 4 columns of a lane: of rows g and g + 8 of w, and of 8 rows of x */
+	DEV void mul4(float d[4], const uint32_t lo[2], const uint32_t hi[2], uint32_t x0, uint32_t x1)
+	{
+		const uint32_t w[4] = { lo[0], hi[0], lo[1], hi[1] }, x[2] = { x0, x1 };
+
+		mma16816<bf16>(d, w, x);
+	}
+	/* acc: by rows of w, of 8 rows of x and then perhaps of 8 more. x0, x8: those of this lane; where there is none,
+	 * any will do: nobody wants the sums. */
+	template <int n>
+	DEV void consume(const skinny_args &, const char *stage, float *, struct spot, int x0, int x8, float (&acc)[n])
 	{
 		const int g = threadIdx.x % 32 / 4, j = threadIdx.x % 4;
 
-#pragma unroll 2
-		for (int h = 0; h < 4; h++) {
-			const uint2 w = *(const uint2 *)(stage + g * 128 + (h ^ g % 4) * 32 + j * 8);
-			const uint4 x = x16(x0, h * 64 + j * 16), z = x16(x8, h * 64 + j * 16);
-			uint32_t lo[2], hi[2];
+#pragma unroll (n > 4 ? 2 : 1)
+		for (int h = 0; h < 2; h++) {
+			const char *const at = stage + g * 128 + ((4 * h + j) ^ (g & 1) * 4) * 16;
+			const uint4 u = *(const uint4 *)at, v = *(const uint4 *)(at + 1024);
+			const uint32_t w[4][2] = { { u.x, v.x }, { u.y, v.y }, { u.z, v.z }, { u.w, v.w } };
 
-			pairs_of_e4m3(lo, w.x);
-			pairs_of_e4m3(hi, w.y);
-			mul32(acc, x, z, lo, hi);
+#pragma unroll
+			for (int i = 0; i < 4; i += 2) {
+				const int to = (4 * h + j) * 32 + i * 8;
+				const uint4 x = *(const uint4 *)(dyn_smem() + x0 + to);
+				uint32_t lo[2][2], hi[2][2];
+
+#pragma unroll
+				for (int k = 0; k < 2; k++)
+					pairs_of_e4m3(lo[k], w[i + k][0]), pairs_of_e4m3(hi[k], w[i + k][1]);
+				mul4(acc, lo[0], hi[0], x.x, x.y), mul4(acc, lo[1], hi[1], x.z, x.w);
+				if (n > 4) {
+					const uint4 z = *(const uint4 *)(dyn_smem() + x8 + to);
+
+					mul4(acc + 4 % n, lo[0], hi[0], z.x, z.y), mul4(acc + 4 % n, lo[1], hi[1], z.z, z.w);
+				}
+			}
 		}
 	}
 };
@@ -388,15 +406,15 @@ DEV void next_step(const skinny_args &a, struct walk *p, int steps)
 }
 
 /* The first column of y of a team's unit. */
-DEV int unit_at(const skinny_args &a, int round, int unit, int team)
+template <class F> DEV int unit_at(const skinny_args &a, int round, int unit, int team)
 {
-	return (((round * a.units + unit) * (int)gridDim.x + (int)blockIdx.x) * a.teams + team) * 8;
+	return (((round * a.units + unit) * (int)gridDim.x + (int)blockIdx.x) * a.teams + team) * F::rows;
 }
 
 /* Where a warp is at a step; false: nothing is there. n_rows: one past the last row to read. */
 template <class F> DEV bool spot_at(const skinny_args &a, const struct walk *p, struct member me, struct spot *s, int *n_rows)
 {
-	const int chunk = p->step * a.split + me.rank, at = unit_at(a, p->turn, p->unit, me.team);
+	const int chunk = p->step * a.split + me.rank, at = unit_at<F>(a, p->turn, p->unit, me.team);
 
 	s->row0 = p->part * a.n + at;
 	s->chunk = p->panel * (a.panel / F::chunk) + chunk;
@@ -425,21 +443,31 @@ template <class F> DEV void start_step(const skinny_args &a, char *stage, const 
 	cp_async_commit();
 }
 
-/* The scales of the two rows of w whose sums this lane has; asked for early, as they take a while. */
-DEV float2 row_scales(const skinny_args &a, const struct walk *p, struct member me)
+/* x, of which the compiler knows nothing: else it keeps in registers, all through a loop, what it can work out of x
+ * before it. */
+DEV int fresh(int x)
 {
-	const int at = unit_at(a, p->turn, p->unit, me.team) + (int)threadIdx.x % 4 * 2;
-	const char *w = a.w + ((int64_t)p->part * a.n + at) * a.w_stride;
-
-	return make_float2(at < a.n ? fp8_row::scale_of(w) : 0.f, at + 1 < a.n ? fp8_row::scale_of(w + a.w_stride) : 0.f);
+	asm volatile("" : "+r"(x));
+	return x;
 }
 
-/* Partial sums of a warp: [unit][warp][gate, up][row of x][8]. */
-DEV float *part_of(const skinny_args &a, int unit, int warp, int part)
+/* The scale of a row of the unit, number lane % 16: asked for early, as it takes a while. */
+template <class F> DEV float row_scale(const skinny_args &a, const struct walk *p, struct member me)
 {
-	return (float *)(dyn_smem() + a.part_at) + ((unit * WARPS + warp) * (a.act >= 0 ? 2 : 1) + part) * a.m * 8;
+	const int r = fresh(threadIdx.x) % F::rows, at = unit_at<F>(a, p->turn, p->unit, me.team) + r;
+
+	return at < a.n ? fp8_row::scale_of(a.w + ((int64_t)p->part * a.n + at) * a.w_stride) : 0.f;
 }
 
+/* Partial sums of a warp: [unit][warp][gate, up][row of x][row of w]. */
+template <class F> DEV float *part_of(const skinny_args &a, int unit, int warp, int part)
+{
+	return (float *)(dyn_smem() + a.part_at) + ((unit * WARPS + warp) * (a.act >= 0 ? 2 : 1) + part) * a.m * F::rows;
+}
+
+DEV void add_part(float *p, float v, bool first) { *p = first ? v : v + *p; }
+
+/* acc: what the matrix units make of x (left) and 8 rows of w. */
 DEV void put_part(const skinny_args &a, float *to, const float acc[4], bool first)
 {
 	const int g = threadIdx.x % 32 / 4, j = threadIdx.x % 4;
@@ -456,19 +484,44 @@ DEV void put_part(const skinny_args &a, float *to, const float acc[4], bool firs
 	}
 }
 
-/* The output that thread i of a round stands for; false: none. */
-DEV bool output_at(const skinny_args &a, int round, int i, int *unit, int *team, int *row, int *col)
+/* acc: of 16 rows of w (left) and 8 rows of x, and perhaps of those and 8 more of x. */
+template <int n> DEV void put_tall_part(const skinny_args &a, float *to, const float (&acc)[n], bool first)
 {
-	const int tile = i / (8 * a.m);
+	const int lane = fresh(threadIdx.x) % 32, g = lane / 4, j = lane % 4;
+
+#pragma unroll
+	for (int i = 0; i < n; i++) {
+		const int row = i / 4 * 8 + 2 * j + i % 2;
+
+		if (row < a.m)
+			add_part(to + row * 16 + g + i % 4 / 2 * 8, acc[i], first);
+	}
+}
+
+/* acc as above; a lane's scale is that of row lane % 16. */
+template <int n> DEV void times_scales(float (&acc)[n], float scale)
+{
+	const int g = fresh(threadIdx.x) % 32 / 4;
+	const float s[2] = { __shfl_sync(0xffffffffu, scale, g), __shfl_sync(0xffffffffu, scale, g + 8) };
+
+#pragma unroll
+	for (int i = 0; i < n; i++)
+		acc[i] *= s[i % 4 / 2];
+}
+
+/* The output that thread i of a round stands for; false: none. */
+template <class F> DEV bool output_at(const skinny_args &a, int round, int i, int *unit, int *team, int *row, int *col)
+{
+	const int tile = i / (F::rows * a.m);
 
 	*unit = tile / a.teams, *team = tile % a.teams;
-	*row = i / 8 % a.m;
-	*col = unit_at(a, round, *unit, *team) + i % 8;
+	*row = i / F::rows % a.m;
+	*col = unit_at<F>(a, round, *unit, *team) + i % F::rows;
 	return *unit < a.units && *col < a.n;
 }
 
 /* Outputs i, i + step and so on up to end. old: what y holds at the first of a block. */
-DEV void reduce(const skinny_args &a, int turn, int i, int end, int step, float old)
+template <class F> DEV void reduce(const skinny_args &a, int turn, int i, int end, int step, float old)
 {
 	int unit, team, row, col;
 
@@ -476,13 +529,13 @@ DEV void reduce(const skinny_args &a, int turn, int i, int end, int step, float 
 	for (; i < end; i += step) {
 		float s[2] = { 0.f, 0.f };
 
-		if (!output_at(a, turn, i, &unit, &team, &row, &col))
+		if (!output_at<F>(a, turn, i, &unit, &team, &row, &col))
 			continue;
 #pragma unroll
 		for (int g = 0; g < 2; g++)
 			if (g == 0 || a.act >= 0)
 				for (int k = 0; k < a.split; k++)
-					s[g] += part_of(a, unit, team * a.split + k, g)[row * 8 + i % 8];
+					s[g] += part_of<F>(a, unit, team * a.split + k, g)[row * F::rows + i % F::rows];
 		put_y(a, row, col, s[0], s[1], !a.add ? 0.f : i == (int)threadIdx.x && step == THREADS ? old : get_y(a, row, col));
 	}
 }
@@ -495,6 +548,7 @@ template <class F, bool wide> __global__ void __launch_bounds__(THREADS, wide ? 
 	const int steps = (a.panel / F::chunk + a.split - 1) / a.split;
 	const bool direct = a.split == 1 && a.panels == 1;
 	const struct member me = { warp / a.split, warp % a.split };
+	constexpr bool tall = F::rows == 16;
 	const int x0 = (int)(a.x_at + g * a.pitch) + me.rank * F::chunk * 2;
 	char *const ring = dyn_smem() + warp * a.stages * F::stage;
 	float *const scales = (float *)(dyn_smem() + a.scales_at + warp * SCALES);
@@ -514,7 +568,7 @@ template <class F, bool wide> __global__ void __launch_bounds__(THREADS, wide ? 
 		int unit, team, row, col;
 		float old = 0.f;
 
-		if (a.add && !direct && output_at(a, at.turn, threadIdx.x, &unit, &team, &row, &col))
+		if (a.add && !direct && output_at<F>(a, at.turn, threadIdx.x, &unit, &team, &row, &col))
 			old = get_y(a, row, col); /* early: it takes a while */
 #pragma unroll 1
 		for (at.panel = 0; at.panel < a.panels; at.panel++) {
@@ -527,8 +581,8 @@ template <class F, bool wide> __global__ void __launch_bounds__(THREADS, wide ? 
 			for (at.unit = 0; at.unit < a.units; at.unit++) {
 #pragma unroll 1
 				for (at.part = 0; at.part < (a.act >= 0 ? 2 : 1); at.part++) {
-					const float2 scale = F::row_scale ? row_scales(a, &at, me) : make_float2(1.f, 1.f);
-					float acc[4] = { 0.f, 0.f, 0.f, 0.f };
+					const float scale = F::row_scale ? row_scale<F>(a, &at, me) : 1.f;
+					float acc[tall && wide ? 8 : 4] = {};
 
 #pragma unroll 1
 					for (at.step = 0; at.step < steps; at.step++) {
@@ -539,18 +593,21 @@ template <class F, bool wide> __global__ void __launch_bounds__(THREADS, wide ? 
 						wait_stage(a);
 						__syncwarp();
 						if (spot_at<F>(a, &at, me, &s, &n_rows))
-							F::consume(a, ring + slot * F::stage, scales, s, g < a.m ? x : -1,
-								wide && g + 8 < a.m ? x + 8 * (int)a.pitch : -1, acc);
+							F::consume(a, ring + slot * F::stage, scales, s, g < a.m ? x : tall ? x - g * (int)a.pitch : -1,
+								wide && g + 8 < a.m ? x + 8 * (int)a.pitch : tall ? x : -1, acc);
 						__syncwarp(); /* all lanes have read the stage */
 						start_step<F>(a, ring + slot * F::stage, &ahead, me);
 						next_step(a, &ahead, steps);
 						slot = slot + 1 == a.stages ? 0 : slot + 1;
 					}
 					if (F::row_scale)
-						acc[0] *= scale.x, acc[1] *= scale.y, acc[2] *= scale.x, acc[3] *= scale.y;
+						times_scales(acc, scale);
 					if (!direct && at.turn > 0 && at.panel == 0 && at.unit == 0 && at.part == 0)
 						__syncthreads(); /* the turn before is reduced */
-					put_part(a, part_of(a, at.unit, warp, at.part), acc, at.panel == 0);
+					if constexpr (tall)
+						put_tall_part(a, part_of<F>(a, at.unit, warp, at.part), acc, at.panel == 0);
+					else
+						put_part(a, part_of<F>(a, at.unit, warp, at.part), acc, at.panel == 0);
 				}
 			}
 		}
@@ -558,19 +615,13 @@ template <class F, bool wide> __global__ void __launch_bounds__(THREADS, wide ? 
 			__syncwarp();
 		else
 			__syncthreads();
-		reduce(a, at.turn, direct ? warp * 8 * a.m + lane : (int)threadIdx.x, direct ? (warp + 1) * 8 * a.m :
-			a.units * a.teams * a.m * 8, direct ? 32 : THREADS, old);
+		reduce<F>(a, at.turn, direct ? warp * F::rows * a.m + lane : (int)threadIdx.x, direct ? (warp + 1) * F::rows * a.m :
+			a.units * a.teams * a.m * F::rows, direct ? 32 : THREADS, old);
 		__syncwarp();
 	}
 }
 
 /* ---- the plan ---- */
-
-/* Shared memory a block may have; one kilobyte of the SM's is the system's. */
-static int64_t smem_max(const struct nvllm_device *dev)
-{
-	return 1024 * (int64_t)(dev->cc == 80 || dev->cc == 87 ? 163 : dev->cc < 90 || dev->cc == 120 ? 99 : 227);
-}
 
 /* How many warps share a unit: the least steps of the busiest warp, where a reduction counts as a half one and
  * a grid that leaves more than half of the SMs idle counts for what it leaves. */
@@ -597,12 +648,20 @@ static int64_t room_for_x(const struct nvllm_device *dev, const struct skinny_ar
 	return smem_max(dev) - 1024 - WARPS * stage * a->stages - scales - 64 * a->m - sums; /* 1024: static, aligned as the rest */
 }
 
+/* With all of x in shared memory, do two blocks share a processor, so that the next kernel's ring fills in time? */
+static bool two_fit(const struct nvllm_device *dev, const struct skinny_args *a, int64_t stage, int64_t scales, int64_t sums,
+	int64_t x)
+{
+	return 2 * (smem_max(dev) - room_for_x(dev, a, stage, scales, sums) + x + 1024) <= smem_max(dev) + 1024; /* 1024: the system's */
+}
+
 /* Fits x beside the rings, which may get shorter; by panels if need be: then a block takes several units with each,
  * as long as their sums have room. Returns the bytes of all; 0: too little memory. */
 template <class F> static int64_t plan(const struct nvllm_device *dev, struct skinny_args *a, int64_t *grid)
 {
-	const int64_t units = div_up(a->n, 8), chunks = div_up(a->k, F::chunk), scales = F::scales ? WARPS * SCALES : 0;
-	const int64_t sums = (int64_t)WARPS * (a->act >= 0 ? 2 : 1) * a->m * 8 * 4, whole = chunks * F::chunk * 2 * a->m;
+	const int64_t units = div_up(a->n, F::rows), chunks = div_up(a->k, F::chunk), scales = F::scales ? WARPS * SCALES : 0;
+	const int64_t sums = (int64_t)WARPS * (a->act >= 0 ? 2 : 1) * a->m * F::rows * 4, whole = chunks * F::chunk * 2 * a->m;
+	const int ring = F::rows == 16 ? RING_TALL : RING;
 	int64_t blocks, left, each;
 	int most;
 
@@ -611,9 +670,14 @@ template <class F> static int64_t plan(const struct nvllm_device *dev, struct sk
 	blocks = div_up(units, a->teams);
 	*grid = blocks < dev->n_sms ? blocks : dev->n_sms;
 	a->units = a->panels = 1, a->panel = (int)(chunks * F::chunk);
-	a->stages = most = (int)(RING / (WARPS * F::stage) < STAGES ? RING / (WARPS * F::stage) : STAGES);
+	a->stages = most = ring / (WARPS * F::stage) < STAGES ? ring / (WARPS * F::stage) : STAGES;
 	while (a->stages > 2 && room_for_x(dev, a, F::stage, scales, sums) < whole)
 		a->stages--;
+	if (F::rows == 16 && a->m <= 8 && a->stages == 3 && !two_fit(dev, a, F::stage, scales, sums, whole)) {
+		a->stages = 2; /* is enough while a kernel runs; the third is for its start */
+		if (!two_fit(dev, a, F::stage, scales, sums, whole))
+			a->stages = 3;
+	}
 	if (room_for_x(dev, a, F::stage, scales, sums) < whole) {
 		const int64_t wanted = div_up(blocks, *grid);
 
@@ -635,7 +699,7 @@ template <class F> static int64_t plan(const struct nvllm_device *dev, struct sk
 	a->per = WARPS;
 	while (a->per > 1 && WARPS / a->per < a->m)
 		a->per /= 2;
-	a->pitch = (unsigned)a->panel * 2 + 64;
+	a->pitch = (unsigned)a->panel * 2 + (F::rows == 16 ? 16 : 64); /* against bank conflicts */
 	a->scales_at = (unsigned)(WARPS * F::stage * a->stages);
 	a->x_at = a->scales_at + (unsigned)scales;
 	a->part_at = a->x_at + (unsigned)a->m * a->pitch;
@@ -671,6 +735,7 @@ extern "C" int skinny_open(struct nvllm_device *dev)
 			(err = open_one<rows_q4_k>(smem)) == cudaSuccess && (err = open_one<rows_q6_k>(smem)) == cudaSuccess &&
 			(err = open_one<rows_e4m3>(smem)) == cudaSuccess)
 		err = skinny_plain_open(smem);
+	err = err == cudaSuccess ? fp8_tiles_open(smem) : err;
 	return err == cudaSuccess ? NVLLM_OK : cu_check(dev, (int)err, "shared memory of the kernels for few rows");
 }
 

@@ -8,6 +8,12 @@
 
 static inline int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+/* Shared memory a block may have; one kilobyte of the SM's is the system's. */
+static inline int64_t smem_max(const struct nvllm_device *dev)
+{
+	return 1024 * (int64_t)(dev->cc == 80 || dev->cc == 87 ? 163 : dev->cc < 90 || dev->cc == 120 ? 99 : 227);
+}
+
 /* One product, with its plan. A unit is what one warp, or one team of warps, sums at a time. */
 struct skinny_args {
 	view x, y;
@@ -296,5 +302,8 @@ DEV void put_y(const skinny_args &a, int row, int col, float s, float u, float o
 #define PLAIN_THREADS (32 * PLAIN_WARPS)
 cudaError_t skinny_plain(nvllm_stream stream, struct skinny_args *a, int32_t dtype, int n_sms, int64_t smem_max);
 cudaError_t skinny_plain_open(int64_t smem_max);
+
+/* fp8_tiles.cu */
+cudaError_t fp8_tiles_open(int64_t smem);
 
 #endif

@@ -15,7 +15,7 @@ struct fake {
 	/* what was seen */
 	int live;                 /* allocations, streams, events, graphs that exist */
 	int last_error;
-	int n_skinny, n_dequantised, n_matmul, n_heuristic, n_fp8;
+	int n_skinny, n_tiled, n_dequantised, n_matmul, n_heuristic, n_fp8;
 	/* of cuBLASLt */
 	int lt_status;            /* of cublasLtCreate */
 	int least_align;          /* bytes; heuristics have nothing for less */

@@ -221,6 +221,20 @@ int skinny(struct nvllm_device *dev, nvllm_stream stream, struct nvllm_tensor y,
 	return NVLLM_OK;
 }
 
+int fp8_tiles(struct nvllm_device *dev, nvllm_stream stream, struct nvllm_tensor y, struct nvllm_tensor x, struct nvllm_tensor w,
+	uint32_t flags)
+{
+	const struct few f = { .y = y, .x = x, .w = w, .flags = flags };
+
+	if (x.rows > FP8_TILE_ROWS || x.rows <= SKINNY_ROWS)
+		return NVLLM_EINVAL;
+	if (x.dtype != NVLLM_BF16 || dev->act != NVLLM_BF16)
+		return NVLLM_ENOTSUP;
+	fake.n_tiled++;
+	fake_enqueue(stream, run_few, &f, sizeof(f));
+	return NVLLM_OK;
+}
+
 struct dense { char *dst; int32_t dtype; struct nvllm_tensor w; int64_t row, n; };
 
 static void run_dense(const void *arg)

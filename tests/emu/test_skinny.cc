@@ -160,7 +160,13 @@ static void plans(struct nvllm_device *dev)
 		const struct test f = { NVLLM_F8_E4M3, a, a, 4, 150, 1040, 1, 1, 1, -1, 0, 0, 0, 0 };
 		const struct test u = { NVLLM_F8_E4M3, a, a, 10, 90, 528, 1, 1, 0, NVLLM_SILU, 0, 0, 0, 0 };
 
+		/* units of 16 rows with a rest; all the rows of x, and one after eight */
+		const struct test e = { NVLLM_F8_E4M3, a, a, 16, 300, 784, 0, 0, 1, -1, 1, 0, 0, 0 };
+		const struct test h = { NVLLM_F8_E4M3, a, NVLLM_F32, 8, 61, 2064, 1, 1, 0, NVLLM_GELU, 0, 0, 0, 0 };
+		const struct test n = { NVLLM_F8_E4M3, NVLLM_F32, a, 9, 17, 400, 3, 0, 0, NVLLM_SILU, 2, 0, 0, 0 };
+
 		dev->n_sms = sms;
+		run_test(dev, &e), run_test(dev, &h), run_test(dev, &n);
 		run_test(dev, &t), run_test(dev, &g), run_test(dev, &q), run_test(dev, &f), run_test(dev, &u);
 	}
 	dev->cc = 89; /* less shared memory: panels of x */
@@ -170,8 +176,10 @@ static void plans(struct nvllm_device *dev)
 		const struct test q = { NVLLM_Q8_0, a, NVLLM_F32, m, 24, 4096 * 4 / m, 3, 0, 0, -1, 0, 0, 0, 0 };
 		const struct test f = { NVLLM_F8_E4M3, a, NVLLM_F32, m, 40, 4096 * 5 / m + 16, 1, 1, 1, NVLLM_SILU, 0, 0, 0, 0 };
 
+		const struct test w = { NVLLM_F8_E4M3, a, a, m + 8, 45, 4096 * 2 / m + 48, 1, 0, 0, m == 8 ? NVLLM_SILU : -1, 0, 0, 0, 0 };
+
 		dev->n_sms = m == 8 ? 2 : 1;
-		run_test(dev, &t), run_test(dev, &g), run_test(dev, &f);
+		run_test(dev, &t), run_test(dev, &g), run_test(dev, &f), run_test(dev, &w);
 		if (m == 8)
 			run_test(dev, &q);
 	}
@@ -179,9 +187,9 @@ static void plans(struct nvllm_device *dev)
 }
 
 /* The same call gives the same bits, in whatever order its threads run. */
-static void repeats(struct nvllm_device *dev)
+static void repeats(struct nvllm_device *dev, int type)
 {
-	struct mat w = mat_new(NVLLM_BF16, 100, 512), x = mat_new(NVLLM_BF16, 3, 512), y = mat_new(NVLLM_F32, 3, 100), z = mat_new(NVLLM_F32, 3, 100);
+	struct mat w = mat_new(type, 100, 512), x = mat_new(NVLLM_BF16, 3, 512), y = mat_new(NVLLM_F32, 3, 100), z = mat_new(NVLLM_F32, 3, 100);
 
 	mat_fill(&w, &rnd, 0.3), mat_fill(&x, &rnd, 1);
 	dev->n_sms = 7;
@@ -262,7 +270,7 @@ int main(void)
 		oddities(dev);
 		each_e4m3(dev);
 		if (act == NVLLM_BF16)
-			plans(dev), repeats(dev), refusals(dev);
+			plans(dev), repeats(dev, NVLLM_BF16), repeats(dev, NVLLM_F8_E4M3), refusals(dev);
 	}
 	return check_done();
 }
