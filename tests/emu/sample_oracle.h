@@ -139,20 +139,37 @@ static inline struct oracle oracle_new(const float *x, int n, const struct nvllm
 static inline void oracle_free(struct oracle *o) { free(o->x), free(o->w), free(o->order); }
 
 /* Pearson's chi-square of how often each token was drawn, in standard deviations (Wilson, Hilferty 1931);
- * infinity if one was that is not kept. */
+ * infinity if one was that is not kept. Tokens expected fewer than five times make one cell together, which the
+ * least of the others joins where that is still below five and two cells remain. One draw of a token expected
+ * 0.008 times is nothing rare among a hundred such tokens, and would give 128 by itself. Five is the usual bound;
+ * Cochran, "Some methods for strengthening the common chi-square tests", Biometrics 10 (1954), asks for less. */
 static inline double oracle_sigmas(const struct oracle *o, const int *count, int draws)
 {
-	int cells = -1;
-	double chi = 0;
+	int cells = -1, least = 0, often = 0;
+	bool join;
+	double chi = 0, few_want = 0, few = 0, least_want = INFINITY;
 
 	for (int i = 0; i < o->n; i++) {
 		double want = draws * o->w[i] / o->total;
 
 		if (o->w[i] == 0 && count[i])
 			return INFINITY;
-		if (o->w[i] > 0)
+		if (want < 5)
+			few_want += want, few += count[i];
+		else if (often++, want < least_want)
+			least_want = want, least = i;
+	}
+	join = few_want > 0 && few_want < 5 && often > 1;
+	if (join)
+		few_want += least_want, few += count[least];
+	for (int i = 0; i < o->n; i++) {
+		double want = draws * o->w[i] / o->total;
+
+		if (want >= 5 && !(join && i == least))
 			cells++, chi += (count[i] - want) * (count[i] - want) / want;
 	}
+	if (few_want > 0)
+		cells++, chi += (few - few_want) * (few - few_want) / few_want;
 	return cells < 1 ? 0 : (cbrt(chi / cells) - (1 - 2. / (9 * cells))) / sqrt(2. / (9 * cells));
 }
 
