@@ -10,7 +10,7 @@
 
 #include "amx_panel.h"
 
-#define CHUNK 8  /* tiles of a panel: those of two panels and what passes by of x stay in the first-level cache */
+#define CHUNK 8  /* tiles of a panel: of two panels they stay in the first-level cache while x passes by */
 
 /* Tiles 0 to 3 are sums and 4 is x: r rows. 5 is a second of x, with 16 rows, or of the
  * weight; 6 and 7 are of the weight. */
@@ -131,33 +131,13 @@ INLINE void few(const struct product *p, const struct tiles t, int64_t i, const 
 		few_rows(p, t, i, j, 1, fmt);
 }
 
-/* What a square asks for ahead: the tiles of x that come next, into the nearest cache, and of each panel
- * some lines that are far yet. */
-struct next {
-	const char *x, *w;
-	int64_t lines; /* for each tile of x */
-};
-
-INLINE void ask(const struct next *next, int64_t tile, int64_t panel_bytes, int64_t x_bytes, const int np)
-{
-	const char *x = next->x + tile * STEP, *w = next->w + tile * next->lines * 64;
-
-	UNROLL(16)
-	for (int i = 0; i < STEP; i += 64) {
-		_mm_prefetch(x + i, _MM_HINT_T0);
-		_mm_prefetch(x + x_bytes + i, _MM_HINT_T0);
-	}
-	for (int64_t i = 0; i < next->lines * 64; i += 64)
-		for (int q = 0; q < np; q++)
-			_mm_prefetch(w + q * panel_bytes + i, _MM_HINT_T1);
-}
-
 /* 32 rows of x from row i on times np panels (1 or 2) from panel j on, tiles [b, end) of them:
- * four products for four loads. Sums of the tiles before are in out. */
+ * four products for four loads. Sums of the tiles before are in out. With each tile so many
+ * lines of the panels are asked for. */
 INLINE void square(const struct product *p, const struct tiles t, int64_t i, int64_t j, int64_t b,
-	int64_t end, const int np, const struct next *next)
+	int64_t end, const int np, const char *ask, int64_t lines)
 {
-	const int64_t bytes = TILE * p->x_stride, begin = b;
+	const int64_t bytes = TILE * p->x_stride;
 	const char *x = p->x + i * p->x_stride, *w = t.w + j * t.panel_bytes;
 	float *out = p->out + i * GROUP + j * L, *below = out + TILE * GROUP;
 
@@ -182,7 +162,9 @@ INLINE void square(const struct product *p, const struct tiles t, int64_t i, int
 			_tile_dpbf16ps(1, 4, 7);
 			_tile_dpbf16ps(3, 5, 7);
 		}
-		ask(next, b - begin, t.panel_bytes, bytes, np);
+		for (int64_t l = 0; l < lines; l++, ask += 64)
+			for (int q = 0; q < np; q++)
+				_mm_prefetch(ask + q * t.panel_bytes, _MM_HINT_T1);
 	}
 	_tile_stored(0, out, GROUP * 4);
 	_tile_stored(2, below, GROUP * 4);
@@ -192,26 +174,19 @@ INLINE void square(const struct product *p, const struct tiles t, int64_t i, int
 	}
 }
 
-/* Rows [0, last) of x, a multiple of 32, times np panels. far: the weight comes from memory, and the next chunk of it
- * is asked for meanwhile; past the last panel that asks for nothing. */
+/* Rows [0, last) of x, a multiple of 32, times np panels. far: they come from memory, and the next chunk of them
+ * is asked for meanwhile; past the last panel that asks for nothing. (x comes by itself: to ask for it took longer.) */
 INLINE void squares(const struct product *p, const struct tiles t, int64_t last, int64_t j, const int np, const bool far)
 {
 	const int64_t n = whole_blocks(p->cols) / QK, chunk = CHUNK * STEP / 64, times = last / (2 * TILE) * CHUNK;
 	const int64_t lines = far ? (chunk + times - 1) / times : 0;
 
 	for (int64_t b = 0, end; b < n; b = end) {
-		const char *w = t.w + (b + CHUNK < n ? j : j + np) * t.panel_bytes + (b + CHUNK < n ? b + CHUNK : 0) * STEP;
+		const char *ask = t.w + (b + CHUNK < n ? j : j + np) * t.panel_bytes + (b + CHUNK < n ? b + CHUNK : 0) * STEP;
 
 		end = n - b < CHUNK ? n : b + CHUNK;
-		for (int64_t i = 0; i < last; i += 2 * TILE) {
-			const bool more = i + 2 * TILE < last;
-			const struct next next = {
-				p->x + (more ? (i + 2 * TILE) * p->x_stride + b * STEP : end % n * STEP),
-				w + i / (2 * TILE) * CHUNK * lines * 64, lines,
-			};
-
-			square(p, t, i, j, b, end, np, &next);
-		}
+		for (int64_t i = 0; i < last; i += 2 * TILE)
+			square(p, t, i, j, b, end, np, ask + i / (2 * TILE) * CHUNK * lines * 64, lines);
 	}
 }
 

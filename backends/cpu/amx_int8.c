@@ -6,7 +6,7 @@
  * A tile of sums is good for one block, as the next has other scales: it goes by memory to 16
  * registers of float, one a row of x. With activations of 16 bits, two bytes each, that is two
  * tiles of sums a block; with those of 12 bits, one: a nibble has room for a factor of 16. The
- * tiles' unit works on the block after while the others scale this one; but its own loads (9 cycles),
+ * tiles' unit works on blocks to come while the others scale this one; but its own loads (9 cycles),
  * products and stores (16 each) go one after the other. */
 #include "amx_tile.h"
 #include "avx512_panel.h"
@@ -16,9 +16,10 @@ enum {
 	BYTES = QK * L,   /* a block's weights as bytes: a tile */
 };
 
-/* Tiles 0 and 1 are sums, 2 and 3 are x, 4 is of the weight: four of its columns a row; so many columns of each. */
-#define SHAPE(columns) { .palette = 1, .row_bytes = { 64, 64, columns, columns, 64 }, \
-	.rows = { TILE, TILE, TILE, TILE, (columns) / 4 } }
+/* Two sets take turns: sums are tiles 0 and 1, or 6 and 7, x is 2 and 3, and the weight, four of its columns a row,
+ * 4 or 5. So many columns of each. */
+#define SHAPE(columns) { .palette = 1, .row_bytes = { 64, 64, columns, columns, 64, 64, 64, 64 }, \
+	.rows = { TILE, TILE, TILE, TILE, (columns) / 4, (columns) / 4, TILE, TILE } }
 static const _Alignas(64) struct shape two_blocks = SHAPE(2 * QK), whole_block = SHAPE(QK), half_block = SHAPE(QK / 2);
 #undef SHAPE
 
@@ -39,26 +40,43 @@ INLINE int block_bytes(const enum parts parts)
 }
 
 /* Columns [0, 32) of a block, or half of it: the sums of 16 rows of x, high and low apart. */
-INLINE void multiply(int32_t *sums, const char *q, const char *w, const enum parts parts, const bool with_sign)
+#define MULTIPLY(high, low, x_high, x_low, weight) \
+	do { \
+		_tile_loadd(weight, w, 64); \
+		_tile_loadd(x_high, x, row_bytes(parts)); \
+		_tile_zero(high); \
+		if (with_sign) \
+			_tile_dpbssd(high, x_high, weight); \
+		else \
+			_tile_dpbsud(high, x_high, weight); \
+		if (parts < PLANES) \
+			break; \
+		_tile_loadd(x_low, x + QK, row_bytes(parts)); \
+		_tile_zero(low); \
+		if (with_sign) \
+			_tile_dpbssd(low, x_low, weight); \
+		else \
+			_tile_dpbsud(low, x_low, weight); \
+	} while (0)
+
+INLINE void multiply(const int set, const char *x, const char *w, const enum parts parts, const bool with_sign)
 {
-	_tile_loadd(4, w, 64);
-	_tile_loadd(2, q, row_bytes(parts));
-	_tile_zero(0);
-	if (with_sign)
-		_tile_dpbssd(0, 2, 4);
+	if (set == 0)
+		MULTIPLY(0, 1, 2, 3, 4);
 	else
-		_tile_dpbsud(0, 2, 4);
-	if (parts >= PLANES) {
-		_tile_loadd(3, q + QK, row_bytes(parts));
-		_tile_zero(1);
-		if (with_sign)
-			_tile_dpbssd(1, 3, 4);
-		else
-			_tile_dpbsud(1, 3, 4);
-	}
-	_tile_stored(0, sums, 64);
-	if (parts >= PLANES)
+		MULTIPLY(6, 7, 3, 2, 5);
+}
+
+INLINE void put_sums(int32_t *sums, const int set, const enum parts parts)
+{
+	if (set == 0)
+		_tile_stored(0, sums, 64);
+	else
+		_tile_stored(6, sums, 64);
+	if (parts >= PLANES && set == 0)
 		_tile_stored(1, sums + SUMS, 64);
+	if (parts >= PLANES && set == 1)
+		_tile_stored(7, sums + SUMS, 64);
 	written();
 }
 
@@ -74,12 +92,12 @@ INLINE __m512 row_of(const int32_t *sums, const int a, const enum parts parts)
 	return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(n, 8), _mm512_loadu_si512(sums + SUMS + a * L)));
 }
 
-/* Adds 16 rows of sums with their scales to those of the blocks before; x: d and s of the rows. */
-INLINE void add_rows(__m512 *total, const int32_t *sums, const struct scale s, const float *x, const enum parts parts,
-	const bool minimum)
+/* Adds rows [first, first + 8) of the sums with their scales to those of the blocks before; x: d and s of the rows. */
+INLINE void add_rows(__m512 *total, const int32_t *sums, const struct scale s, const float *x, const int first,
+	const enum parts parts, const bool minimum)
 {
-	UNROLL(16)
-	for (int a = 0; a < TILE; a++) {
+	UNROLL(8)
+	for (int a = first; a < first + 8; a++) {
 		const __m512 dx = _mm512_mul_ps(s.d, _mm512_set1_ps(x[a]));
 
 		total[a] = _mm512_fmadd_ps(row_of(sums, a, parts), dx, total[a]);
@@ -116,29 +134,57 @@ INLINE const char *bytes_at(const char *panel, const char *apart, int64_t b, con
 	return f.bytes == 32 ? block_at(panel, b, f) : apart + b * apart_bytes(parts);
 }
 
+/* 16 rows of x, a panel and its nibbles taken apart; steps of it: blocks, or halves where they have two scales. */
+struct walk {
+	const char *x, *panel, *apart;
+	int64_t n;
+};
+
+INLINE void begin(const struct walk *t, int64_t i, const int set, const enum parts parts, const struct form f)
+{
+	const int64_t b = i / f.n_scales, h = i % f.n_scales;
+
+	multiply(set, t->x + b * block_bytes(parts) + h * QK / 2,
+		bytes_at(t->panel, t->apart, b, parts, f) + h * BYTES / 2, parts, f.bytes == 32 && f.minimum == NONE);
+}
+
+/* Step i, while the tiles' unit multiplies for the one after the next; the next one's sums go to memory in time. */
+INLINE void step(const struct walk *t, __m512 *total, int32_t (*sums)[2 * SUMS], int64_t i, const int set,
+	const enum parts parts, const struct form f)
+{
+	const int64_t b = i / f.n_scales, h = i % f.n_scales;
+	const float *x = (const float *)(t->x + b * block_bytes(parts) + TILE * row_bytes(parts));
+	struct scale s;
+
+	if (i + 2 < t->n)
+		begin(t, i + 2, set, parts, f);
+	written();
+	s = scale_at(t->panel, b, h, f);
+	add_rows(total, sums[set], s, x, 0, parts, f.minimum != NONE);
+	if (i + 1 < t->n)
+		put_sums(sums[1 - set], 1 - set, parts);
+	add_rows(total, sums[set], s, x, 8, parts, f.minimum != NONE);
+}
+
 /* A panel times 16 rows of x; parts and f are constants. */
 INLINE void tile16(float *out, const char *x, const char *panel, const char *apart, int64_t n_blocks,
 	const enum parts parts, const struct form f)
 {
-	const int64_t n = n_blocks * f.n_scales;
-	const bool with_sign = f.bytes == 32 && f.minimum == NONE;
+	const struct walk t = { x, panel, apart, n_blocks * f.n_scales };
 	_Alignas(64) int32_t sums[2][2 * SUMS];
 	__m512 total[TILE];
 
 	UNROLL(16)
 	for (int a = 0; a < TILE; a++)
 		total[a] = _mm512_setzero_ps();
-	for (int64_t i = 0; i <= n; i++) {
-		const int64_t b = i / f.n_scales, h = i % f.n_scales;
-		const int64_t last = (i - 1) / f.n_scales, last_h = (i - 1) % f.n_scales;
-
-		if (i < n)
-			multiply(sums[i % 2], x + b * block_bytes(parts) + h * QK / 2,
-				bytes_at(panel, apart, b, parts, f) + h * BYTES / 2, parts, with_sign);
-		if (i > 0)
-			add_rows(total, sums[(i - 1) % 2], scale_at(panel, last, last_h, f),
-				(const float *)(x + last * block_bytes(parts) + TILE * row_bytes(parts)), parts,
-				f.minimum != NONE);
+	begin(&t, 0, 0, parts, f);
+	put_sums(sums[0], 0, parts);
+	if (t.n > 1)
+		begin(&t, 1, 1, parts, f);
+	for (int64_t i = 0; i < t.n; i += 2) {
+		step(&t, total, sums, i, 0, parts, f);
+		if (i + 1 < t.n)
+			step(&t, total, sums, i + 1, 1, parts, f);
 	}
 	UNROLL(16)
 	for (int a = 0; a < TILE; a++)
@@ -182,19 +228,21 @@ INLINE void split_words(char *dst, const char *q)
 	_mm256_storeu_si256((__m256i *)(dst + QK), _mm256_shuffle_epi8(_mm512_cvtepi16_epi8(v), order));
 }
 
-/* Whole tiles of rows of x, each of which stays near for all panels; parts and f are constants. */
+/* Whole tiles of rows of x; parts and f are constants. */
 INLINE void whole_tiles(const struct product *p, int64_t n, const enum parts parts, const struct form f)
 {
 	const int64_t n_blocks = p->cols / QK;
 
 	_tile_loadconfig(f.n_scales == 2 ? &half_block : parts == ONE ? &two_blocks : &whole_block);
-	for (int64_t j = 0; j < p->n_w && f.bytes == 16; j++)
-		take_apart(p->scratch + j * n_blocks * apart_bytes(parts), p->w + j * p->panel_bytes, n_blocks, parts, f);
-	written();
-	for (int64_t i = 0; i < n; i += TILE)
-		for (int64_t j = 0; j < p->n_w; j++)
-			tile16(p->out + i * GROUP + j * L, p->x + i * p->x_stride, p->w + j * p->panel_bytes,
-				p->scratch + j * n_blocks * apart_bytes(parts), n_blocks, parts, f);
+	for (int64_t j = 0; j < p->n_w; j++) {
+		const char *panel = p->w + j * p->panel_bytes;
+
+		if (f.bytes == 16)
+			take_apart(p->scratch, panel, n_blocks, parts, f);
+		written();
+		for (int64_t i = 0; i < n; i += TILE)
+			tile16(p->out + i * GROUP + j * L, p->x + i * p->x_stride, panel, p->scratch, n_blocks, parts, f);
+	}
 	_tile_release();
 }
 

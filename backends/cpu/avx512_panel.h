@@ -17,7 +17,7 @@
 #include "simd512.h"
 
 #define L 16       /* lanes */
-#define AHEAD 2048 /* bytes of a panel asked for before they are needed: over a page's end too,
+#define AHEAD 4096 /* bytes of a panel asked for before they are needed: over a page's end too,
 		    * where the processor itself stops */
 #define INLINE static inline __attribute__((always_inline, unused))
 
@@ -25,11 +25,11 @@
 void isa_avx512_pack(struct isa *);
 void isa_avx512_float(struct isa *);
 
-/* Past the weight's end this asks for nothing. */
+/* Into the second-level cache; past the weight's end this asks for nothing. */
 INLINE void ahead(const char *w, const int bytes)
 {
 	for (int i = 0; i < bytes; i += 64)
-		__builtin_prefetch(w + AHEAD + i);
+		__builtin_prefetch(w + AHEAD + i, 0, 2);
 }
 
 /* Four bytes of an activation row, to every lane. */
