@@ -138,7 +138,7 @@ static inline void finish_row(float *y, const float *out, const float *bias, boo
 	memcpy(y, v, (size_t)n * sizeof(*y));
 }
 
-/* Asks for what is needed soon; past the end of it that asks for nothing. */
+/* Asks for what is needed soon; past its end that asks for nothing. */
 static void prefetch(const char *row, int64_t bytes)
 {
 	for (int64_t i = 0; i < bytes; i += 64)
@@ -156,7 +156,8 @@ static void finish(const struct job *j, const float *out, int64_t first, int64_t
 	for (int64_t i = 0; i < j->x.rows; i++, out += GROUP) {
 		float *y = (float *)((char *)j->y.data + i * j->y.stride) + first;
 
-		prefetch((char *)y + FINISH_AHEAD * j->y.stride, n * (int64_t)sizeof(*y));
+		if (i + FINISH_AHEAD < j->x.rows)
+			prefetch((char *)y + FINISH_AHEAD * j->y.stride, n * (int64_t)sizeof(*y));
 		if (n == GROUP && !bias)
 			finish_row(y, out, NULL, add, GROUP);
 		else

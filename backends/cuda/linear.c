@@ -136,7 +136,7 @@ static int from_blocks(struct nvllm_device *dev, nvllm_stream stream, struct nvl
 
 /* e4m3 as they are, for even parts of the rows of x. Each reads the weight once, by one byte a number; from_blocks()
  * reads one, writes two and reads them again, most of that to and from memory. */
-#define FP8_PASSES 3
+#define FP8_PASSES 2
 
 static int from_fp8(struct nvllm_device *dev, nvllm_stream stream, struct nvllm_tensor y, struct nvllm_tensor x,
 	struct nvllm_tensor w, uint32_t flags)
