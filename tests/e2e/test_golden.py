@@ -112,24 +112,36 @@ class SmolLM2(unittest.TestCase):
         print("perplexity, exact: %.4f, reference %.4f" % (got, want), file=sys.stderr)
         self.assertLess(abs(got - want) / want, 1e-4)
 
-    def test_default_greedy(self):
-        """Default activations: at most half of the continuations part, and only at margins below 0.35."""
+    def parts_little(self, what, sets):
+        """At most half of the continuations part, and only at margins below 0.35."""
         parted = []
-        for p, c in zip(self.golden, self.greedy([])):
+        for p, c in zip(self.golden, self.greedy(sets)):
             ids = p["greedy"]["ids"]
             at = next((i for i, (a, b) in enumerate(zip(c["token_ids"], ids)) if a != b), None)
             if at is not None:
                 parted.append((p["id"], at, p["greedy"]["margins"][at]))
-        print("default activations part in %d of %d: %s" % (len(parted), len(self.golden), parted), file=sys.stderr)
+        print("%s activations part in %d of %d: %s" % (what, len(parted), len(self.golden), parted), file=sys.stderr)
         self.assertLessEqual(len(parted), len(self.golden) // 2)
         for who, at, margin in parted:
             self.assertLess(margin, 0.35, "%s at step %d" % (who, at))
 
+    def perplexity_is_near(self, what, sets):
+        got, want = self.perplexity(sets), self.ppl["ppl_llamacpp_protocol"]
+        print("perplexity, %s activations: %.4f, reference %.4f" % (what, got, want), file=sys.stderr)
+        self.assertLess(abs(got - want) / want, 5e-3)
+
+    def test_default_greedy(self):
+        self.parts_little("default", [])
+
     @unittest.skipIf(SHORT, "skipped: short run")
     def test_default_perplexity(self):
-        got, want = self.perplexity([]), self.ppl["ppl_llamacpp_protocol"]
-        print("perplexity, default activations: %.4f, reference %.4f" % (got, want), file=sys.stderr)
-        self.assertLess(abs(got - want) / want, 5e-3)
+        self.perplexity_is_near("default", [])
+
+    @unittest.skipIf(SHORT, "skipped: short run")
+    def test_q12(self):
+        """The default where the CPU has AMX, on any CPU."""
+        self.parts_little("q12", ["device.activations=q12"])
+        self.perplexity_is_near("q12", ["device.activations=q12"])
 
     def test_capital(self):
         p = subprocess.run([NVLLM, "--config", os.path.join(ROOT, "conf", "smollm2.ini"), "--set", "model.path=" + MODEL,
