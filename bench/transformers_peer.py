@@ -4,7 +4,9 @@
 random weights, whose values change no speed. Prints one line of JSON, tokens/s: prompt_512, the best of --repeat
 forward passes with the head on the last token alone, and gen_128, once, as it is slow.
 
-usage: bench/transformers_peer.py [--threads 1] [--dtype bfloat16|float32] [--repeat 3]     needs torch, transformers"""
+usage: bench/transformers_peer.py [--threads 1] [--dtype bfloat16|float32] [--repeat 3] [--only gen_128]
+
+Needs torch and transformers"""
 import argparse
 import json
 import time
@@ -28,6 +30,7 @@ def main():
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     p.add_argument("--repeat", type=int, default=3)
+    p.add_argument("--only", choices=("prompt_512", "gen_128"))
     args = p.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -36,10 +39,14 @@ def main():
     read = lambda: model(prompt, use_cache=True, logits_to_keep=1)
     say = lambda n: model.generate(prompt[:, :1], attention_mask=torch.ones(1, 1, dtype=torch.long), do_sample=False,
                                    min_new_tokens=n, max_new_tokens=n, pad_token_id=0)
-    read(), say(4)
-    print(json.dumps({"prompt_512": 512 / min(seconds(read) for _ in range(args.repeat)),
-                      "gen_128": 128 / seconds(lambda: say(128)),
-                      "torch": torch.__version__, "transformers": transformers.__version__}))
+    out = {"torch": torch.__version__, "transformers": transformers.__version__}
+    if args.only != "gen_128":
+        read()
+        out["prompt_512"] = 512 / min(seconds(read) for _ in range(args.repeat))
+    if args.only != "prompt_512":
+        say(4)
+        out["gen_128"] = 128 / seconds(lambda: say(128))
+    print(json.dumps(out))
 
 
 if __name__ == "__main__":
