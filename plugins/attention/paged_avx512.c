@@ -1,10 +1,18 @@
 /* SPDX-License-Identifier: MIT */
-/* The kernels of the paged attention for AVX-512F. */
+/* The kernels of the paged attention for AVX-512F, or, for the tests of machines that lack it, as SIMDe has it
+ * in AVX2 (tests/simd). */
+#ifdef NVLLM_EMULATED
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+#include "missing.h"
+#define TARGET
+#else
 #include <immintrin.h>
+#define TARGET __attribute__((target("avx512f,avx2,fma,f16c")))
+#endif
 
 #include "paged.h"
 
-#define TARGET __attribute__((target("avx512f,avx2,fma,f16c")))
 #define WIDTH 16
 #define VECS 4
 #define PRIMITIVE static inline __attribute__((always_inline)) TARGET

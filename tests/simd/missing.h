@@ -39,6 +39,22 @@ static inline __m512i missing_cvtepu8_epi32(__m128i v)
 }
 #define _mm512_cvtepu8_epi32 missing_cvtepu8_epi32
 
+static inline __m512i missing_cvtepu16_epi32(__m256i v)
+{
+	return missing_of_halves(_mm256_cvtepu16_epi32(_mm256_castsi256_si128(v)),
+		_mm256_cvtepu16_epi32(_mm256_extracti128_si256(v, 1)));
+}
+#define _mm512_cvtepu16_epi32 missing_cvtepu16_epi32
+
+static inline __m256 missing_half(__m512 v, const int half)
+{
+	const __m512i n = _mm512_castps_si512(v);
+
+	return _mm256_castsi256_ps(half ? _mm512_extracti64x4_epi64(n, 1) : _mm512_extracti64x4_epi64(n, 0));
+}
+#define _mm512_cvtps_ph(v, how) \
+	_mm256_set_m128i(_mm256_cvtps_ph(missing_half(v, 1), how), _mm256_cvtps_ph(missing_half(v, 0), how))
+
 /* Its name there takes four arguments. */
 #undef _mm512_madd_epi16
 #define _mm512_madd_epi16 simde_mm512_madd_epi16
