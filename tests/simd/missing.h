@@ -52,6 +52,7 @@ static inline __m256 missing_half(__m512 v, const int half)
 
 	return _mm256_castsi256_ps(half ? _mm512_extracti64x4_epi64(n, 1) : _mm512_extracti64x4_epi64(n, 0));
 }
+#undef _mm512_cvtps_ph
 #define _mm512_cvtps_ph(v, how) \
 	_mm256_set_m128i(_mm256_cvtps_ph(missing_half(v, 1), how), _mm256_cvtps_ph(missing_half(v, 0), how))
 
