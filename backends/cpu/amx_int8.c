@@ -69,14 +69,15 @@ INLINE void multiply(const int set, const char *x, const char *w, const enum par
 
 INLINE void put_sums(int32_t *sums, const int set, const enum parts parts)
 {
-	if (set == 0)
+	if (set == 0) {
 		_tile_stored(0, sums, 64);
-	else
+		if (parts >= PLANES)
+			_tile_stored(1, sums + SUMS, 64);
+	} else {
 		_tile_stored(6, sums, 64);
-	if (parts >= PLANES && set == 0)
-		_tile_stored(1, sums + SUMS, 64);
-	if (parts >= PLANES && set == 1)
-		_tile_stored(7, sums + SUMS, 64);
+		if (parts >= PLANES)
+			_tile_stored(7, sums + SUMS, 64);
+	}
 	written();
 }
 

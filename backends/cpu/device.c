@@ -71,7 +71,7 @@ static int choose_isa(struct nvllm_device *dev, int32_t asked)
 	return NVLLM_OK;
 }
 
-/* auto: 12 bits where a product of them is faster. */
+/* auto: 12 bits where this CPU has products for them; elsewhere q12 takes those of q16, whose rows are alike. */
 static void choose_activations(struct nvllm_device *dev, enum act asked)
 {
 	struct isa *isa = &dev->isa;
