@@ -8,7 +8,8 @@
  * taken up again are the same. */
 #include <string.h>
 
-#include "amx_panel.h"
+#include "amx_tile.h"
+#include "bf16_panel.h"
 
 #define CHUNK 8  /* tiles of a panel: of two panels they stay in the first-level cache while x passes by */
 
@@ -21,26 +22,6 @@ static const _Alignas(64) struct shape shapes[TILE + 1] = {
 	SHAPE(9), SHAPE(10), SHAPE(11), SHAPE(12), SHAPE(13), SHAPE(14), SHAPE(15), SHAPE(16),
 };
 #undef SHAPE
-
-/* Panels as tiles: panel_bytes apart, tile by tile. */
-struct tiles {
-	const char *w;
-	int64_t panel_bytes;
-};
-
-/* Up to 16 rows of x, 32 columns after the other `step` bytes apart: as a tile, whose rows lie side by side, or,
- * what is left of the rows, where they are. */
-struct rows {
-	const char *x;
-	int64_t step, stride;
-};
-
-INLINE struct rows rows_at(const struct product *p, int64_t i)
-{
-	const char *x = p->x + i * p->x_stride;
-
-	return p->n_x - i < TILE ? (struct rows){ x, 64, p->x_stride } : (struct rows){ x, STEP, 64 };
-}
 
 /* Adds 32 columns to the sums of panel q of four. Three tiles take turns for the weight. */
 INLINE void times(const int q, const char *tile)
@@ -213,21 +194,13 @@ static void many(const struct product *p, const struct tiles t, const bool far)
 
 INLINE void mul(const struct product *p, const enum fmt fmt)
 {
-	const int64_t steps = whole_blocks(p->cols) / QK;
-	struct tiles t = { p->w, p->panel_bytes };
-
 	if (p->n_x <= TILE) {
 		_tile_loadconfig(&shapes[p->n_x]);
-		few(p, t, 0, fmt);
+		few(p, (struct tiles){ p->w, p->panel_bytes }, 0, fmt);
 		_tile_release();
 		return;
 	}
-	for (int64_t j = 0; j < p->n_w && fmt != FMT_BF16; j++)
-		for (int64_t b = 0; b < steps; b++)
-			put_tile(p->scratch + (j * steps + b) * STEP, p->w + j * p->panel_bytes, b, p->cols, fmt);
-	if (fmt != FMT_BF16)
-		t = (struct tiles){ p->scratch, steps * STEP };
-	many(p, t, fmt == FMT_BF16);
+	many(p, all_tiles(p, fmt), fmt == FMT_BF16);
 }
 
 #define PRODUCT(form, act) \
@@ -235,40 +208,13 @@ INLINE void mul(const struct product *p, const enum fmt fmt)
 	{ \
 		mul(p, FMT_##form); \
 	}
-#define ALL(do) FLOATS(do, BF16) do(Q4_0, BF16) do(Q4_1, BF16) do(Q8_0, BF16)
 ALL(PRODUCT)
 #undef PRODUCT
 
-/* to_bf16()'s numbers, but that a denormal becomes zero: which TDPBF16PS takes it for anyway. */
-static void to_bf16_amx(void *row, const float *x, int64_t cols)
-{
-	char *y = row;
-
-	for (; cols > 0; cols -= QK, x += QK, y += 2 * QK) {
-		float last[QK] = { 0 };
-		const float *v = x;
-
-		if (cols < QK) {
-			memcpy(last, x, (size_t)cols * sizeof(*x));
-			v = last;
-		}
-		_mm512_storeu_si512(y, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(v + L), _mm512_loadu_ps(v)));
-	}
-}
-
-static void to_tile_bf16(char *tile, int64_t i, const char *row, int64_t cols)
-{
-	for (tile += i * 64; cols > 0; cols -= QK, tile += STEP, row += 64)
-		_mm512_storeu_si512(tile, _mm512_loadu_si512(row));
-}
-
+/* x comes as for the products of bf16.c. */
 void isa_amx(struct isa *isa)
 {
 	isa->name = "avx512 f bw dq vl vnni bf16 amx";
-#define ROUND(form, act) \
-	isa->round[ACT_##act][FMT_##form] = to_bf16_amx; \
-	isa->to_tile[ACT_##act][FMT_##form] = to_tile_bf16;
-	ALL(ROUND)
 	ALL(TO_TABLE)
 	isa_amx_int8(isa);
 }

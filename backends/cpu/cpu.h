@@ -184,6 +184,7 @@ void isa_avx2_q8(struct isa *);
 void isa_avx2_q16(struct isa *);
 void isa_avx512(struct isa *);
 void isa_vnni(struct isa *);
+void isa_bf16(struct isa *);
 void isa_amx(struct isa *);
 void isa_amx_int8(struct isa *); /* a part of isa_amx: quantised products */
 /* What isa_vnni() put into the table: for rows that do not fill a tile of AMX. */
@@ -255,7 +256,7 @@ int32_t limits_cores(void);
 void limits_memory(int64_t *mem_free, int64_t *mem_total);
 
 /* cpuid.c: what the processor has. */
-enum isa_level { ISA_SCALAR, ISA_AVX2, ISA_AVX512, ISA_VNNI, ISA_AMX };
+enum isa_level { ISA_SCALAR, ISA_AVX2, ISA_AVX512, ISA_VNNI, ISA_BF16, ISA_AMX };
 enum isa_level cpuid_level(void); /* the best; every lower one works too */
 /* Linux has a process ask for AMX's tiles, once, for all its threads. */
 bool cpuid_ask_tiles(void);

@@ -39,13 +39,17 @@ static bool all_bits(unsigned have, unsigned want)
 	return (have & want) == want;
 }
 
-/* With edx of leaf 7. */
-static bool has_amx(unsigned edx, unsigned saved)
+static bool has_bf16(void)
 {
 	unsigned a, b, c, d;
 
-	return all_bits(edx, AMX_BF16 | AMX_TILE | AMX_INT8) && __get_cpuid_count(7, 1, &a, &b, &c, &d) &&
-		all_bits(a, AVX512_BF16) && all_bits(saved, 0x60000); /* tiles, and their shapes */
+	return __get_cpuid_count(7, 1, &a, &b, &c, &d) && all_bits(a, AVX512_BF16);
+}
+
+/* With edx of leaf 7. */
+static bool has_amx(unsigned edx, unsigned saved)
+{
+	return all_bits(edx, AMX_BF16 | AMX_TILE | AMX_INT8) && all_bits(saved, 0x60000); /* tiles, and their shapes */
 }
 
 enum isa_level cpuid_level(void)
@@ -66,7 +70,9 @@ enum isa_level cpuid_level(void)
 		return ISA_AVX2;
 	if (!all_bits(c, bit_AVX512VNNI))
 		return ISA_AVX512;
-	return has_amx(d, saved) ? ISA_AMX : ISA_VNNI;
+	if (!has_bf16())
+		return ISA_VNNI;
+	return has_amx(d, saved) ? ISA_AMX : ISA_BF16;
 }
 
 /* arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA): Documentation/arch/x86/xstate.rst. */

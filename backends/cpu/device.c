@@ -12,7 +12,7 @@
 
 #define HUGE_PAGE (2 << 20)
 
-static const char *const isa_names[] = { "auto", "scalar", "avx2", "avx512", "vnni", "amx", NULL };
+static const char *const isa_names[] = { "auto", "scalar", "avx2", "avx512", "vnni", "bf16", "amx", NULL };
 static const char *const activation_names[] = { "auto", "f32", "q8", "q16", "q12", "bf16", NULL };
 static const char *const repack_names[] = { "auto", "off", NULL };
 
@@ -28,7 +28,7 @@ static const struct nvllm_option options[] = {
 		"auto = q12 with AMX, else q16; q8 = to 8 bits, 1.5 times as fast on prompts, but answers change; f32 = exact, generates at a third of the speed; "
 		"float weights and block types other than Q4_0, Q4_1, Q8_0, Q4_K, Q5_K and Q6_K take f32 then; "
 		"bf16 = both factors rounded to bf16, for all weights, where the CPU has such "
-		"products (AMX); elsewhere only activations are rounded"),
+		"products (AVX-512 BF16, AMX); elsewhere only activations are rounded"),
 	NVLLM_ENUM(conf, repack, "repack", "auto", repack_names,
 		"auto = weights are laid out for this CPU as they are read; off = as the checkpoint "
 		"has them, and laid out anew for each product: starts sooner, runs slower; the same "
@@ -43,6 +43,7 @@ static void (*const levels[])(struct isa *) = {
 	[ISA_AVX2] = isa_avx2,
 	[ISA_AVX512] = isa_avx512,
 	[ISA_VNNI] = isa_vnni,
+	[ISA_BF16] = isa_bf16,
 	[ISA_AMX] = isa_amx,
 #endif
 };
@@ -50,7 +51,7 @@ static void (*const levels[])(struct isa *) = {
 /* The best that the system lets us use. */
 static int32_t best_isa(enum isa_level best)
 {
-	return best == ISA_AMX && !cpuid_ask_tiles() ? ISA_VNNI : (int32_t)best;
+	return best == ISA_AMX && !cpuid_ask_tiles() ? ISA_BF16 : (int32_t)best;
 }
 
 static int choose_isa(struct nvllm_device *dev, int32_t asked)
@@ -65,7 +66,7 @@ static int choose_isa(struct nvllm_device *dev, int32_t asked)
 	if (asked - 1 == ISA_AMX && !cpuid_ask_tiles())
 		return dev->host->fail(dev->host, NVLLM_ENOTSUP, "isa = amx: this CPU has it, but the "
 			"system does not let this process use it (Linux 5.16 or later can): choose "
-			"'vnni', a lower one or auto");
+			"'bf16', a lower one or auto");
 	for (int32_t i = 0; i <= level; i++)
 		levels[i](&dev->isa);
 	return NVLLM_OK;

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: MIT */
-/* amx_emulated.h - AMX tiles and bf16 conversion in plain C, after their description in Intel's
- * SDM (vol. 1 chapter 18; vol. 2: LDTILECFG, TILELOADD, TDPBF16PS, TDPBSSD, TDPBSUD, VCVTNE2PS2BF16). What a
- * processor refuses by an exception ends the program with a sentence. */
+/* amx_emulated.h - AMX tiles in plain C, after their description in Intel's
+ * SDM (vol. 1 chapter 18; vol. 2: LDTILECFG, TILELOADD, TDPBF16PS, TDPBSSD, TDPBSUD). What a processor
+ * refuses by an exception ends the program with a sentence. */
 #ifndef NVLLM_SIMD_AMX_EMULATED_H
 #define NVLLM_SIMD_AMX_EMULATED_H
 
-#include <math.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "bf16_emulated.h"
 
 enum { EMU_TILES = 8, EMU_ROWS = 16, EMU_BYTES = 64 };
 
@@ -87,27 +88,6 @@ static inline void emu_stored(int n, void *base, int64_t stride)
 		memcpy((char *)base + i * stride, t->data[i], (size_t)t->bytes);
 }
 
-/* A denormal is zero, of its sign. */
-static inline float emu_flush(float f)
-{
-	uint32_t u;
-
-	memcpy(&u, &f, sizeof(u));
-	u &= u & 0x7f800000 ? 0xffffffff : 0x80000000;
-	memcpy(&f, &u, sizeof(f));
-	return f;
-}
-
-/* Element k of bf16, as float. */
-static inline float emu_bf16(const uint8_t *row, int k)
-{
-	uint32_t u = (uint32_t)(row[2 * k] | row[2 * k + 1] << 8) << 16;
-	float f;
-
-	memcpy(&f, &u, sizeof(f));
-	return emu_flush(f);
-}
-
 /* One row of sums: the products of even and of odd elements are added up apart, from zero, and
  * then to each other and to the sums; each addition rounds to nearest even. w: [k][32] */
 static inline void emu_dp_row(float sum[16], const uint8_t *x, float (*w)[32], int n)
@@ -167,31 +147,6 @@ static inline void emu_dp_bytes(int dst, int src1, int src2, int with_sign)
 	}
 }
 
-/* To nearest even; denormals are zero before and after, a NaN stays one. */
-static inline uint16_t emu_to_bf16(float f)
-{
-	const float x = emu_flush(f);
-	uint32_t u;
-
-	memcpy(&u, &x, sizeof(u));
-	if (x != x)
-		return (uint16_t)(u >> 16 | 0x40);
-	return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
-}
-
-/* b is the lower half. */
-static inline __m512i emu_cvtne2ps_pbh(__m512 a, __m512 b)
-{
-	uint16_t y[32];
-	float x[32];
-
-	_mm512_storeu_ps(x, b);
-	_mm512_storeu_ps(x + 16, a);
-	for (int i = 0; i < 32; i++)
-		y[i] = emu_to_bf16(x[i]);
-	return _mm512_loadu_si512(y);
-}
-
 #undef _tile_loadconfig
 #undef _tile_release
 #undef _tile_zero
@@ -200,7 +155,6 @@ static inline __m512i emu_cvtne2ps_pbh(__m512 a, __m512 b)
 #undef _tile_dpbf16ps
 #undef _tile_dpbsud
 #undef _tile_dpbssd
-#undef _mm512_cvtne2ps_pbh
 #define _tile_loadconfig(config) emu_loadconfig(config)
 #define _tile_release() emu_release()
 #define _tile_zero(tile) emu_zero(tile)
@@ -209,6 +163,5 @@ static inline __m512i emu_cvtne2ps_pbh(__m512 a, __m512 b)
 #define _tile_dpbf16ps(dst, a, b) emu_dpbf16ps(dst, a, b)
 #define _tile_dpbsud(dst, a, b) emu_dp_bytes(dst, a, b, 0)
 #define _tile_dpbssd(dst, a, b) emu_dp_bytes(dst, a, b, 1)
-#define _mm512_cvtne2ps_pbh(a, b) emu_cvtne2ps_pbh(a, b)
 
 #endif

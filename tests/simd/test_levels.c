@@ -5,7 +5,7 @@
  * of activations has the bits that it has alone. */
 #include "../unit/test_cpu.h"
 
-enum { AVX512 = SCALAR + 2, VNNI, TILES };
+enum { AVX512 = SCALAR + 2, VNNI };
 
 static const int forms[] = { NVLLM_F32, NVLLM_F16, NVLLM_BF16, NVLLM_Q4_0, NVLLM_Q4_1, NVLLM_Q8_0,
 	NVLLM_Q4_K, NVLLM_Q5_K, NVLLM_Q6_K };
@@ -41,7 +41,7 @@ static void compare(int act, int dtype, int64_t n_x, int64_t n, int64_t cols)
 	c = multiply(SCALAR, act, dtype, raw, n, x, size);
 	a = multiply(AVX512, act, dtype, raw, n, x, NULL);
 	v = multiply(VNNI, act, dtype, raw, n, x, NULL);
-	t = multiply(TILES, act, dtype, raw, n, x, NULL);
+	t = multiply(AMX, act, dtype, raw, n, x, NULL);
 	for (int64_t i = 0; i < n_x * n; i++) {
 		const float *got = at(a, i / n) + i % n, *vnni = at(v, i / n) + i % n, *amx = at(t, i / n) + i % n;
 
@@ -92,8 +92,8 @@ static void alone(int isa, int act, int dtype, int64_t n_x, int64_t n, int64_t c
 
 static void rows_have_their_own_bits(void **state)
 {
-	for (int isa = AVX512; isa <= TILES; isa++)
-		for (int act = F32; act <= Q12; act++)
+	for (int isa = AVX512; isa <= AMX; isa++)
+		for (int act = F32; act <= BF16; act++)
 			for (int f = 0; f < N(forms); f++)
 				for (int r = 2; r < N(rows); r += 2)
 					alone(isa, act, forms[f], rows[r], 16 * 37 + 5, some_cols(forms[f]));

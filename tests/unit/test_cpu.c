@@ -92,7 +92,7 @@ static void one_linear(struct dev *dev, int isa, int activations, int dtype, int
 	/* Q4_1's d q + m is rounded on its way, and may meet a tie of bf16. */
 	const struct rounding r = { isa, activations,
 		(is_blocks(dtype) || is_k(dtype)) && w.t.dtype == dtype ? top_of(isa, activations, dtype) : 0,
-		isa == AMX && activations == BF16 && dtype == NVLLM_Q4_1 ? 0x1p-7 : 0 };
+		isa >= VBF16 && activations == BF16 && dtype == NVLLM_Q4_1 ? 0x1p-7 : 0 };
 
 	poison(y);
 	for (int64_t i = 0; i < rows && add; i++)
@@ -474,7 +474,7 @@ static void refuses_with_a_sentence(void **state)
 
 static void isa_is_what_was_asked(void **state)
 {
-	static const char *const words[] = { "", "scalar", "avx2", "avx512", "vnni", "amx" };
+	static const char *const words[] = { "", "scalar", "avx2", "avx512", "vnni", "bf16", "amx" };
 	struct nvllm_device_info in = { .size = sizeof(in) };
 	struct dev dev;
 	int missing = 0;

@@ -17,7 +17,7 @@
 
 #define N(a) ((int)(sizeof(a) / sizeof((a)[0])))
 
-enum { SCALAR = 1, AMX = 5, N_ISA };  /* of the option's names: auto, scalar, ... */
+enum { SCALAR = 1, VBF16 = 5, AMX, N_ISA };  /* of the option's names: auto, scalar, ... */
 #if defined(__SANITIZE_THREAD__) /* 20 times as slow, and no set of instructions has threads of its own */
 enum { FIRST = SCALAR + 1, ROUNDS = 8 };
 #elif defined(__SANITIZE_ADDRESS__)

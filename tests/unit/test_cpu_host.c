@@ -178,7 +178,7 @@ double x_of(int activations, double x)
 
 double w_of(int isa, int activations, double w)
 {
-	return activations == BF16 && isa == AMX ? to_bf16(w) : w;
+	return activations == BF16 && isa >= VBF16 ? to_bf16(w) : w;
 }
 
 static double half(const uint8_t *p)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* amx_panel.h - a panel of 16 rows of a weight (layout: "panels" in cpu.h) as tiles of bf16: 32
- * columns are 16 rows of 64 bytes, row k with columns 2k and 2k + 1 of each lane as a pair. A
- * panel of BF16 is that as it lies. Of the others each weight becomes a float, exactly or (Q4_1)
+/* bf16_panel.h - what the products of bf16 share (bf16.c, amx.c): a panel of 16 rows of a weight
+ * (layout: "panels" in cpu.h) as tiles of bf16. 32 columns are 16 rows of 64 bytes, row k with
+ * columns 2k and 2k + 1 of each lane as a pair. A panel of BF16 is that as it lies. Of the others each weight becomes a float, exactly or (Q4_1)
  * rounded once, which is then rounded to nearest even.
  *
  * A token's products are as fast as this: 32 weights of a block form, one row of a tile, take
@@ -11,16 +11,39 @@
  * registers a rotation by lane, a mask and a flip of bits put the number q into the mantissa of
  * a float, 1 + q / 2^n, and a multiplication and addition make it the weight: three operations.
  * The two become a row of the tile by one conversion, in order. */
-#ifndef NVLLM_CPU_AMX_PANEL_H
-#define NVLLM_CPU_AMX_PANEL_H
+#ifndef NVLLM_CPU_BF16_PANEL_H
+#define NVLLM_CPU_BF16_PANEL_H
 
 #include "cpu.h"
-#include "amx_tile.h"
+#include "simd512.h"
+#ifdef NVLLM_EMULATED
+#include "bf16_emulated.h"
+#endif
 
 #define L 16       /* lanes */
 #define STEP 1024  /* bytes of a tile: 32 columns of a panel */
 #define AHEAD 2048 /* bytes of a panel: weights come from memory, and a lane of it is not alone */
 #define INLINE static inline __attribute__((always_inline))
+
+/* Panels as tiles: panel_bytes apart, tile by tile. */
+struct tiles {
+	const char *w;
+	int64_t panel_bytes;
+};
+
+/* Up to 16 rows of x, 32 columns after the other `step` bytes apart: as a tile, whose rows lie side by side, or,
+ * what is left of the rows, where they are. */
+struct rows {
+	const char *x;
+	int64_t step, stride;
+};
+
+INLINE struct rows rows_at(const struct product *p, int64_t i)
+{
+	const char *x = p->x + i * p->x_stride;
+
+	return p->n_x - i < TILE_ROWS ? (struct rows){ x, 64, p->x_stride } : (struct rows){ x, STEP, 64 };
+}
 
 /* Scales and minima of a block, each twice, in the order of twice(). */
 struct scale {
@@ -166,5 +189,21 @@ INLINE void put_tile(char *dst, const char *panel, int64_t b, int64_t cols, cons
 	else
 		block_tile(dst, w, fmt);
 }
+
+/* All panels of a product, in its scratch where they are not BF16. */
+INLINE struct tiles all_tiles(const struct product *p, const enum fmt fmt)
+{
+	const int64_t steps = whole_blocks(p->cols) / QK;
+
+	if (fmt == FMT_BF16)
+		return (struct tiles){ p->w, p->panel_bytes };
+	for (int64_t j = 0; j < p->n_w; j++)
+		for (int64_t b = 0; b < steps; b++)
+			put_tile(p->scratch + (j * steps + b) * STEP, p->w + j * p->panel_bytes, b, p->cols, fmt);
+	return (struct tiles){ p->scratch, steps * STEP };
+}
+
+/* Forms of weights with products of bf16. */
+#define ALL(do) FLOATS(do, BF16) do(Q4_0, BF16) do(Q4_1, BF16) do(Q8_0, BF16)
 
 #endif
