@@ -6,7 +6,9 @@
 
 #define TARGET __attribute__((target("avx2,fma,f16c")))
 #define WIDTH 8
+#define ROWS 3
 #define VECS 8
+#define IN_REGISTER(v)
 #define PRIMITIVE static inline __attribute__((always_inline)) TARGET
 
 typedef __m256 vec;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* paged_tile.h - the vector kernels of the paged attention, over the primitives that
- * the including file defines for its instruction set: TARGET (attribute), WIDTH, vec,
+ * the including file defines for its instruction set: TARGET (attribute), WIDTH, ROWS, VECS, vec,
  * v_set1, v_add, v_sub, v_mul, v_div, v_fma (a * b + c), v_max (of two; the second if
  * either is NaN), v_scale (x * 2^n, n the low bits of t as a whole number), v_load,
  * v_load_f16, v_load_bf16, v_store, v_store_f16, v_inside (x in lanes lo..hi - 1, else
- * y), v_zero_below (a; 0 where x < y), v_abs, v_copysign.
- * A tile is up to three rows by up to VECS vectors of sums held in registers. */
+ * y), v_zero_below (a; 0 where x < y), v_abs, v_copysign, IN_REGISTER.
+ * A tile is up to ROWS rows (3 or 6) by up to VECS vectors of sums held in registers. */
 
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
@@ -49,13 +49,13 @@ INLINE void score_tile(float *s, const float *q, int64_t dim, const char *k, int
 	int64_t ahead, int32_t dtype, int nq, int nv)
 {
 	int64_t step = keys * kv_bytes(dtype);
-	vec acc[3][VECS];
+	vec acc[ROWS][VECS];
 
 	UNROLL for (int i = 0; i < nq; i++)
 		UNROLL for (int j = 0; j < nv; j++)
 			acc[i][j] = v_set1(0);
 	for (int64_t d = 0; d < dim; d++, k += step) {
-		vec qd[3];
+		vec qd[ROWS];
 
 		__builtin_prefetch(k + ahead);
 		UNROLL for (int i = 0; i < nq; i++)
@@ -63,6 +63,7 @@ INLINE void score_tile(float *s, const float *q, int64_t dim, const char *k, int
 		UNROLL for (int j = 0; j < nv; j++) {
 			vec kd = load(k, j * WIDTH, dtype);
 
+			IN_REGISTER(kd);
 			UNROLL for (int i = 0; i < nq; i++)
 				acc[i][j] = v_fma(qd[i], kd, acc[i][j]);
 		}
@@ -87,9 +88,11 @@ INLINE void score_rows(float *s, const float *q, int64_t dim, const void *k, int
 			16 / WIDTH);
 }
 
-/* The rows of the next tile: threes, and no single row left over. */
+/* The rows of the next tile: as many as there can be, or three, and no single row left over. */
 INLINE int tile_rows(int64_t left)
 {
+	if (left >= ROWS && left != ROWS + 1)
+		return ROWS;
 	return left == 4 ? 2 : left > 3 ? 3 : (int)left;
 }
 
@@ -100,7 +103,9 @@ INLINE void scores_of(float *s, const float *q, int64_t n, int64_t dim, const vo
 		float *si = s + i * PAGED_SCORES;
 
 		nq = tile_rows(n - i);
-		if (nq == 3)
+		if (nq == ROWS)
+			score_rows(si, q + i * dim, dim, k, keys, ahead, dtype, ROWS);
+		else if (nq == 3)
 			score_rows(si, q + i * dim, dim, k, keys, ahead, dtype, 3);
 		else if (nq == 2)
 			score_rows(si, q + i * dim, dim, k, keys, ahead, dtype, 2);
@@ -186,13 +191,13 @@ INLINE void value_tile(float *o, const float *p, int64_t dim, const char *v, int
 	int64_t ahead, int32_t dtype, int nq, int nv)
 {
 	int64_t step = dim * kv_bytes(dtype);
-	vec acc[3][VECS];
+	vec acc[ROWS][VECS];
 
 	UNROLL for (int i = 0; i < nq; i++)
 		UNROLL for (int j = 0; j < nv; j++)
 			acc[i][j] = v_load(o + i * dim + j * WIDTH);
 	for (int64_t t = 0; t < n_keys; t++, v += step) {
-		vec pt[3];
+		vec pt[ROWS];
 
 		__builtin_prefetch(v + ahead);
 		UNROLL for (int i = 0; i < nq; i++)
@@ -200,6 +205,7 @@ INLINE void value_tile(float *o, const float *p, int64_t dim, const char *v, int
 		UNROLL for (int j = 0; j < nv; j++) {
 			vec vt = load(v, j * WIDTH, dtype);
 
+			IN_REGISTER(vt);
 			UNROLL for (int i = 0; i < nq; i++)
 				acc[i][j] = v_fma(pt[i], vt, acc[i][j]);
 		}
@@ -232,7 +238,9 @@ INLINE void values_of(float *o, const float *p, int64_t n, int64_t dim, const vo
 		const float *pi = p + i * PAGED_SCORES;
 
 		nq = tile_rows(n - i);
-		if (nq == 3)
+		if (nq == ROWS)
+			value_rows(o + i * dim, pi, dim, v, n_keys, ahead, dtype, ROWS);
+		else if (nq == 3)
 			value_rows(o + i * dim, pi, dim, v, n_keys, ahead, dtype, 3);
 		else if (nq == 2)
 			value_rows(o + i * dim, pi, dim, v, n_keys, ahead, dtype, 2);
