@@ -17,7 +17,7 @@
 #include "simd512.h"
 
 #define L 16       /* lanes */
-#define AHEAD 4096 /* bytes of a panel asked for before they are needed: over a page's end too,
+#define AHEAD 8192 /* bytes of a panel asked for before they are needed: over a page's end too,
 		    * where the processor itself stops */
 #define INLINE static inline __attribute__((always_inline, unused))
 

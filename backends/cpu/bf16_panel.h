@@ -22,7 +22,7 @@
 
 #define L 16       /* lanes */
 #define STEP 1024  /* bytes of a tile: 32 columns of a panel */
-#define AHEAD 2048 /* bytes of a panel: weights come from memory, and a lane of it is not alone */
+#define AHEAD 4096 /* bytes of a panel, asked for before they are needed */
 #define INLINE static inline __attribute__((always_inline))
 
 /* Panels as tiles: panel_bytes apart, tile by tile. */
@@ -169,11 +169,11 @@ INLINE int64_t step_bytes(const enum fmt fmt)
 	}
 }
 
-/* Past the last panel this asks for nothing. */
+/* Into the second-level cache; past the last panel this asks for nothing. */
 INLINE void ask_ahead(const char *w, const enum fmt fmt)
 {
 	for (int64_t i = 0; i < step_bytes(fmt); i += 64)
-		_mm_prefetch(w + AHEAD + i, _MM_HINT_T0);
+		_mm_prefetch(w + AHEAD + i, _MM_HINT_T1);
 }
 
 /* Columns [32 b, 32 b + 32) of a panel that is not BF16. */
