@@ -8,7 +8,9 @@
  *
  * A thread that loses its core in the middle of a chunk makes the caller wait for a time slice
  * of the system, milliseconds. Where that happens another process wants this core, and the
- * caller goes on alone for so long that such waits cost a few parts in a hundred. */
+ * caller goes on alone for so long that such waits cost a few parts in a hundred; for twice as long
+ * as the last time where it then had company for less than that. (Company that has half a core is no
+ * help: measured, the caller did less in it than alone.) */
 #include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
@@ -44,7 +46,7 @@ struct pool {
 	void (*fn)(void *arg, int64_t begin, int64_t end, int32_t worker);
 	void *arg;
 	int64_t n, grain;
-	int64_t alone_until;      /* ns; the caller's own */
+	int64_t alone, alone_until; /* how long the caller goes on alone, and till when, ns; its own */
 	_Alignas(64) atomic_llong next;  /* first index not handed out */
 	_Alignas(64) atomic_uint state;
 	_Alignas(64) atomic_uint seq;    /* counts jobs; threads sleep on it */
@@ -149,10 +151,14 @@ static void *worker_main(void *arg)
 static void note_wait(struct pool *p, int64_t start, int64_t idle, int64_t taken)
 {
 	const int64_t now = now_ns(), wait = now - idle;
-	const int64_t alone = wait < ALONE_MAX / ALONE ? wait * ALONE : ALONE_MAX;
+	const int64_t least = wait < ALONE_MAX / ALONE ? wait * ALONE : ALONE_MAX;
+	const bool again = now - p->alone_until < p->alone;
 
-	if (taken > 0 && wait > LATE + LATE_CHUNKS * (idle - start) / taken)
-		p->alone_until = now + alone;
+	if (taken == 0 || wait <= LATE + LATE_CHUNKS * (idle - start) / taken)
+		return;
+	p->alone = !again ? least : p->alone < ALONE_MAX / 2 ? 2 * p->alone : ALONE_MAX;
+	p->alone = p->alone > least ? p->alone : least;
+	p->alone_until = now + p->alone;
 }
 
 /* Nobody joins any more; returns when all who did have left, true if the caller had to sleep. */
