@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* limits.c - what this machine can do at most, on 1 to N threads at once: bytes read from memory,
  * products and sums in f32, byte products (four to a 32-bit word, as AVX2, or as AVX-512 VNNI
- * where it is there), and those of AMX tiles, bytes and bf16. One line of JSON a number of threads.
+ * where it is there), those of bf16 by AVX-512 BF16, and those of AMX tiles, bytes and bf16. One line
+ * of JSON a number of threads.
  *
  * usage: cc -O2 -pthread bench/limits.c -o limits && ./limits [threads] */
 #define _GNU_SOURCE
@@ -120,6 +121,26 @@ __attribute__((target("avx512f,avx512bw,avx512vnni"))) static double bytes_vnni(
 	return 10. * 64 * LOOPS;
 }
 
+__attribute__((target("avx512f,avx512bf16"))) static double bf16_avx512(const char *p)
+{
+	const __m512bh b = (__m512bh)_mm512_set1_epi32(p != NULL);
+	__m512i a = _mm512_set1_epi32(0x3f003f00);
+	__m512 s[10];
+
+	for (int i = 0; i < 10; i++)
+		s[i] = _mm512_setzero_ps();
+	for (int n = 0; n < LOOPS; n++) {
+#pragma GCC unroll 10
+		for (int i = 0; i < 10; i++)
+			s[i] = _mm512_dpbf16_ps(s[i], (__m512bh)a, b);
+		__asm__ volatile("" : "+v"(a));
+	}
+	for (int i = 1; i < 10; i++)
+		s[0] = _mm512_add_ps(s[0], s[i]);
+	sink += (int)s[0][0];
+	return 10. * 32 * LOOPS;
+}
+
 /* Four tiles of sums, of two and two tiles of factors: 16 x 16 x 64 bytes a product. */
 struct shape {
 	uint8_t palette, start, none[14];
@@ -214,6 +235,7 @@ int main(int argc, char **argv)
 	const int most = argc > 1 ? atoi(argv[1]) : 1;
 	const int wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
 	const int vnni = wide && __builtin_cpu_supports("avx512vnni");
+	const int bf16 = wide && __builtin_cpu_supports("avx512bf16");
 	const int tiles_too = has_tiles();
 	char *memory[64];
 
@@ -231,6 +253,8 @@ int main(int argc, char **argv)
 		printf("{\"threads\": %d, \"read_gb_per_s\": %.1f, \"f32_gmac_per_s\": %.1f, \"byte_gmac_per_s\": %.1f", n,
 			run(n, read_bytes, memory), run(n, wide ? fma_avx512 : fma_avx2, memory),
 			run(n, vnni ? bytes_vnni : bytes_avx2, memory));
+		if (bf16)
+			printf(", \"bf16_gmac_per_s\": %.1f", run(n, bf16_avx512, memory));
 		if (tiles_too)
 			printf(", \"tile_byte_gmac_per_s\": %.1f, \"tile_bf16_gmac_per_s\": %.1f", run(n, bytes_tiles, memory),
 				run(n, bf16_tiles, memory));

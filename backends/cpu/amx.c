@@ -6,8 +6,6 @@
  * columns in order, 32 at a time, and every number of rows of x by way of tiles, a result has
  * the same bits whatever rows and panels are with it. Sums that are put down as float and
  * taken up again are the same. */
-#include <string.h>
-
 #include "amx_tile.h"
 #include "bf16_panel.h"
 
@@ -22,6 +20,20 @@ static const _Alignas(64) struct shape shapes[TILE + 1] = {
 	SHAPE(9), SHAPE(10), SHAPE(11), SHAPE(12), SHAPE(13), SHAPE(14), SHAPE(15), SHAPE(16),
 };
 #undef SHAPE
+
+/* Up to 16 rows of x, 32 columns after the other `step` bytes apart: as a tile, whose rows lie side by side, or,
+ * what is left of the rows, where they are. */
+struct rows {
+	const char *x;
+	int64_t step, stride;
+};
+
+INLINE struct rows rows_at(const struct product *p, int64_t i)
+{
+	const char *x = p->x + i * p->x_stride;
+
+	return p->n_x - i < TILE ? (struct rows){ x, 64, p->x_stride } : (struct rows){ x, STEP, 64 };
+}
 
 /* Adds 32 columns to the sums of panel q of four. Three tiles take turns for the weight. */
 INLINE void times(const int q, const char *tile)
@@ -203,13 +215,7 @@ INLINE void mul(const struct product *p, const enum fmt fmt)
 	many(p, all_tiles(p, fmt), fmt == FMT_BF16);
 }
 
-#define PRODUCT(form, act) \
-	static void mul_##form##_##act(const struct product *p) \
-	{ \
-		mul(p, FMT_##form); \
-	}
 ALL(PRODUCT)
-#undef PRODUCT
 
 /* x comes as for the products of bf16.c. */
 void isa_amx(struct isa *isa)

@@ -117,13 +117,7 @@ INLINE void mul(const struct product *p, const enum fmt fmt)
 		few(p, t, i, 4, 1, far);
 }
 
-#define PRODUCT(form, act) \
-	static void mul_##form##_##act(const struct product *p) \
-	{ \
-		mul(p, FMT_##form); \
-	}
 ALL(PRODUCT)
-#undef PRODUCT
 
 /* to_bf16()'s numbers, but that a denormal becomes zero: which products take it for anyway. */
 static void to_bf16_avx512(void *row, const float *x, int64_t cols)

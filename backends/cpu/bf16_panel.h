@@ -31,20 +31,6 @@ struct tiles {
 	int64_t panel_bytes;
 };
 
-/* Up to 16 rows of x, 32 columns after the other `step` bytes apart: as a tile, whose rows lie side by side, or,
- * what is left of the rows, where they are. */
-struct rows {
-	const char *x;
-	int64_t step, stride;
-};
-
-INLINE struct rows rows_at(const struct product *p, int64_t i)
-{
-	const char *x = p->x + i * p->x_stride;
-
-	return p->n_x - i < TILE_ROWS ? (struct rows){ x, 64, p->x_stride } : (struct rows){ x, STEP, 64 };
-}
-
 /* Scales and minima of a block, each twice, in the order of twice(). */
 struct scale {
 	__m512 d[2], m[2];
@@ -203,7 +189,12 @@ INLINE struct tiles all_tiles(const struct product *p, const enum fmt fmt)
 	return (struct tiles){ p->scratch, steps * STEP };
 }
 
-/* Forms of weights with products of bf16. */
+/* Forms of weights with products of bf16, and the routine of one: mul() is of the file that includes this. */
 #define ALL(do) FLOATS(do, BF16) do(Q4_0, BF16) do(Q4_1, BF16) do(Q8_0, BF16)
+#define PRODUCT(form, act) \
+	static void mul_##form##_##act(const struct product *p) \
+	{ \
+		mul(p, FMT_##form); \
+	}
 
 #endif
