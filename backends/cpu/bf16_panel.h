@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* bf16_panel.h - what the products of bf16 share (bf16.c, amx.c): a panel of 16 rows of a weight
  * (layout: "panels" in cpu.h) as tiles of bf16. 32 columns are 16 rows of 64 bytes, row k with
- * columns 2k and 2k + 1 of each lane as a pair. A panel of BF16 is that as it lies. Of the others each weight becomes a float, exactly or (Q4_1)
- * rounded once, which is then rounded to nearest even.
+ * columns 2k and 2k + 1 of each lane as a pair. A panel of BF16 is that as it lies. Of the others
+ * each weight becomes a float, exactly or (Q4_1) rounded once, which is then rounded to nearest even.
  *
  * A token's products are as fast as this: 32 weights of a block form, one row of a tile, take
  * about nine micro-operations besides the store. A register holds the four bytes of each lane

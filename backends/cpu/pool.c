@@ -151,13 +151,13 @@ static void *worker_main(void *arg)
 static void note_wait(struct pool *p, int64_t start, int64_t idle, int64_t taken)
 {
 	const int64_t now = now_ns(), wait = now - idle;
-	const int64_t least = wait < ALONE_MAX / ALONE ? wait * ALONE : ALONE_MAX;
-	const bool again = now - p->alone_until < p->alone;
+	int64_t alone = wait * ALONE;
 
 	if (taken == 0 || wait <= LATE + LATE_CHUNKS * (idle - start) / taken)
 		return;
-	p->alone = !again ? least : p->alone < ALONE_MAX / 2 ? 2 * p->alone : ALONE_MAX;
-	p->alone = p->alone > least ? p->alone : least;
+	if (now - p->alone_until < p->alone && alone < 2 * p->alone)
+		alone = 2 * p->alone;
+	p->alone = alone < ALONE_MAX ? alone : ALONE_MAX;
 	p->alone_until = now + p->alone;
 }
 

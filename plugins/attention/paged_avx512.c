@@ -19,7 +19,6 @@
 #ifdef NVLLM_EMULATED
 #define IN_REGISTER(v)
 #else
-/* It is loaded once, and not with each of its products. */
 #define IN_REGISTER(v) __asm__("" : "+v"(v))
 #endif
 #define PRIMITIVE static inline __attribute__((always_inline)) TARGET

@@ -4,7 +4,8 @@
  * v_set1, v_add, v_sub, v_mul, v_div, v_fma (a * b + c), v_max (of two; the second if
  * either is NaN), v_scale (x * 2^n, n the low bits of t as a whole number), v_load,
  * v_load_f16, v_load_bf16, v_store, v_store_f16, v_inside (x in lanes lo..hi - 1, else
- * y), v_zero_below (a; 0 where x < y), v_abs, v_copysign, IN_REGISTER.
+ * y), v_zero_below (a; 0 where x < y), v_abs, v_copysign, IN_REGISTER (v is loaded once, and
+ * not with each of its products; may be empty).
  * A tile is up to ROWS rows (3 or 6) by up to VECS vectors of sums held in registers. */
 
 #ifdef __clang__
